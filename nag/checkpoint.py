@@ -1,0 +1,131 @@
+"""Reading and writing weights: our safetensors, and the released SiT, DiT and REPA layouts; no code is ever executed."""
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from nag.files import atomic
+from nag.models import DiT, ModelConfig
+
+# How each public code counts time and what its network predicts, in terms of t = 1 noise.
+CONVENTIONS = {
+    "sit": dict(prediction="v", path="linear", time_scale=-1.0, time_offset=1.0, sign=-1.0),
+    "repa": dict(prediction="v", path="linear", time_scale=1.0, time_offset=0.0, sign=1.0),
+    "dit": dict(prediction="eps", path="ddpm", time_scale=1000.0, time_offset=-1.0, sign=1.0),
+}
+KINDS = ("nag", *CONVENTIONS)
+HEADS = {1152: 16, 1024: 16, 768: 12, 384: 6, 192: 3}  # of the published XL, L, B, S and of the minis here
+NULL = "t_embedder.null"
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file as hexadecimal text."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_weights(path: Path, module: nn.Module, **metadata: str) -> None:
+    """Write a module's weights as bf16 safetensors with text metadata, atomically; raises OSError with advice."""
+    state = {k: v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in module.state_dict().items()}
+    with atomic(path) as part:
+        save_file(state, part, metadata)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """State dict and metadata of a safetensors file or a PyTorch checkpoint (its "ema" if it has one).
+
+    Raises FileNotFoundError, or ValueError for a truncated file or one that would need to execute code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: check the path, or make them with `dvc repro`")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is truncated or no weights file: fetch or make it again") from error
+    except Exception as error:  # the unpickler's own error for anything but tensors
+        raise ValueError(f"{path} holds objects other than weights ({str(error).splitlines()[0]}); it is not loaded, "
+                         "since that would execute code: save its state_dict alone") from error
+    if "ema" in state:
+        state = state["ema"]
+    return state, {}
+
+
+def load_weights(path: Path, module: nn.Module) -> nn.Module:
+    """Fill a module from a file, every key accounted for, and put it into evaluation mode.
+
+    Raises ValueError listing missing and unknown keys or wrong shapes, and what `read_weights` raises.
+    """
+    state, _ = read_weights(path)
+    return _fill(module, state, path)
+
+
+def _fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:
+    own = module.state_dict()
+    faults = {
+        "missing": sorted(own.keys() - state.keys()),
+        "unknown": sorted(state.keys() - own.keys()),
+        "wrong shape": sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape),
+    }
+    if any(faults.values()):
+        text = "; ".join(f"{name}: {', '.join(keys)}" for name, keys in faults.items() if keys)
+        raise ValueError(f"{path} does not fit {type(module).__name__} ({text}): check the file and its kind")
+    module.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()})
+    return module.eval().requires_grad_(False)
+
+
+def infer_config(state: dict[str, Tensor], kind: str, heads: int | None = None) -> ModelConfig:
+    """Every size of a DiT-layout network, read from the shapes of its weights.
+
+    The number of heads leaves no trace in them: published widths have a known one, else pass it (a guess is announced).
+    Raises ValueError if a key that the layout needs is missing.
+    """
+    try:
+        width, channels, patch, _ = state["x_embedder.proj.weight"].shape
+        tokens = state["pos_embed"].shape[1]
+        out = state["final_layer.linear.weight"].shape[0] // patch**2
+        classes = state["y_embedder.embedding_table.weight"].shape[0] - 1
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"these weights are not in the DiT/SiT layout ({error}): check the file and its kind") from error
+    depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
+    if heads is None:
+        heads = HEADS.get(width)
+        if heads is None:
+            heads = 4 if width < 384 else width // 64
+            warnings.warn(f"width {width} is no published size: assuming {heads} heads, pass heads= if wrong", stacklevel=3)
+    return ModelConfig(input_size=round(tokens**0.5) * patch, patch=patch, channels=channels, width=width, depth=depth,
+                       heads=heads, classes=classes, learn_sigma=out == 2 * channels, **CONVENTIONS[kind])
+
+
+def load(path: Path, kind: str = "nag", heads: int | None = None) -> DiT:
+    """A network from our own file (kind "nag") or from released weights ("sit", "dit", "repa"), in evaluation mode.
+
+    Time direction and sign are converted here; a network without a null noise condition gets a zero one, which must be
+    trained before NAG means anything. Raises ValueError for an unknown kind, keys or shapes; FileNotFoundError.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}: choose one of {KINDS}")
+    state, metadata = read_weights(path)
+    if kind == "nag":
+        if "config" not in metadata:
+            raise ValueError(f"{path} was not written by this project (no config in it): name its kind, one of {KINDS}")
+        config = ModelConfig(**json.loads(metadata["config"]))
+    else:
+        state = {k: v for k, v in state.items() if not k.startswith("projectors.")}  # REPA's training-only heads
+        config = infer_config(state, kind, heads)
+        state.setdefault(NULL, torch.zeros(config.width))
+    return _fill(DiT(config), state, path)
+
+
+def save(path: Path, net: DiT, **metadata: str) -> None:
+    """Write a network with its configuration, as `load` reads it."""
+    save_weights(path, net, config=net.config.model_dump_json(), **metadata)

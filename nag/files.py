@@ -1,0 +1,29 @@
+"""Atomic writing: a killed run or a full disk leaves the old file or none, never half of one."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it when the block ends well; raises OSError with advice if not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise OSError(f"could not write {path}: {error.strerror or error}. Free some disk space or mend the rights "
+                      "of its folder and run again; nothing written before is lost") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON with sorted keys and no NaN, atomically; raises ValueError if a number is not finite."""
+    with atomic(path) as part:
+        part.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")

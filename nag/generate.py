@@ -1,0 +1,135 @@
+"""Sampling an arm of an experiment: N images with per-image seeds, some trajectories, and the protocol that made them."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from tqdm import tqdm
+
+from nag.data import to_uint8
+from nag.device import best_device, can_compile, maybe_compile, resolve_precision
+from nag.files import atomic
+from nag.guidance import GuidedField, Term, classifier_free, noise_awareness
+from nag.models import DiT
+from nag.rng import ImageNoise
+from nag.samplers import SAMPLERS, time_grid
+
+Interval = tuple[float, float]
+
+
+class Arm(BaseModel):
+    """Guidance of one arm: w_nag (0 is off) and the CFG scale (1 is off), each with its interval of t."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    w_nag: float = 0.0
+    cfg: float = Field(1.0, ge=0)
+    nag_interval: Interval = (0.0, 1.0)
+    cfg_interval: Interval = (0.0, 1.0)
+
+    def terms(self) -> list[Term]:
+        """The guidance terms, without those that are off."""
+        terms = [noise_awareness(self.w_nag, interval=self.nag_interval),
+                 classifier_free(self.cfg, interval=self.cfg_interval)]
+        return [term for term in terms if term.weight != 0]
+
+
+class SampleConfig(BaseModel):
+    """How to sample: solver, steps, number of images and their seeds; `trajectories` images keep every state."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sampler: str = "euler"
+    steps: int = Field(50, ge=1)
+    n_images: int = Field(2000, ge=1)
+    first_seed: int = Field(0, ge=0)
+    trajectories: int = Field(400, ge=0)
+    network_batch: int = Field(600, ge=1, description="rows in one network call, all guidance branches together")
+    precision: str = "auto"
+    compile: bool = True
+
+    @model_validator(mode="after")
+    def _known(self) -> "SampleConfig":
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"unknown sampler {self.sampler!r}: choose one of {sorted(SAMPLERS)}")
+        return self
+
+    @property
+    def seeds(self) -> range:
+        """Seeds of the images; image i of any arm starts from the same noise."""
+        return range(self.first_seed, self.first_seed + self.n_images)
+
+
+def labels_of(seeds: Sequence[int], classes: int) -> torch.Tensor:
+    """Balanced labels: seed modulo the number of classes, (B,) int64."""
+    return torch.tensor([seed % classes for seed in seeds])
+
+
+def sample(net: DiT, arm: Arm, config: SampleConfig, progress: bool = True) -> dict[str, np.ndarray]:
+    """Sample an arm: images (N, C, H, W) uint8, labels, seeds, times (K+1,), states (M, K+1, C, H, W), nfe, seconds.
+
+    States are kept in float16, whose rounding (2e-4 of a pixel's range) is far below the least noise on the grid.
+    """
+    c, device = net.config, best_device()
+    net.to(device)
+    run = maybe_compile(net, device, config.compile)
+    times, seeds = time_grid(config.sampler, config.steps), config.seeds
+    size = max(1, config.network_batch // (1 + len(arm.terms())))
+    images, states, nfe, start = [], [], 0, time.perf_counter()
+    with tqdm(total=config.n_images * config.steps, unit="image-step", mininterval=5, disable=not progress) as bar:
+        for first in range(0, config.n_images, size):
+            batch = seeds[first:first + size]
+            noise = ImageNoise(batch, device)
+            field = GuidedField(run, labels_of(batch, c.classes).to(device), arm.terms(), config.precision)
+            keep = min(len(batch), max(0, config.trajectories - first))
+            trajectory = []
+            x = noise((c.channels, c.input_size, c.input_size))
+            for x, _ in SAMPLERS[config.sampler](field, x, times, noise, c.path):
+                if keep:
+                    trajectory.append(x[:keep].half().cpu())
+                bar.update(len(batch) if field.calls else 0)
+            if not torch.isfinite(x).all():
+                raise FloatingPointError(f"sampling gave NaN or infinity (seeds {batch[0]} to {batch[-1]}): try "
+                                         "precision: fp32, more steps or smaller guidance weights")
+            images.append(to_uint8(x).cpu())
+            if keep:
+                states.append(torch.stack(trajectory, dim=1))
+            nfe = field.nfe
+    shape = (0, len(times), c.channels, c.input_size, c.input_size)
+    return {"images": torch.cat(images).numpy(), "labels": labels_of(seeds, c.classes).numpy(),
+            "seeds": np.array(seeds), "times": times.numpy(), "nfe": np.array(nfe),
+            "states": torch.cat(states).numpy() if states else np.zeros(shape, np.float16),
+            "seconds": np.array(time.perf_counter() - start)}
+
+
+def protocol(arm: Arm, config: SampleConfig, weights_sha256: str, family: str) -> dict:
+    """Everything that decides the numbers of an arm, for the record."""
+    device = best_device()
+    return {
+        "family": family, "guidance": arm.model_dump(mode="json"), "solver": config.sampler, "steps": config.steps,
+        "grid": "uniform in t" if config.sampler != "euler_maruyama" else "uniform in t, last step 0.04, drift only",
+        "n": config.n_images, "seeds": [config.seeds[0], config.seeds[-1]], "label_mode": "balanced, seed mod classes",
+        "precision": resolve_precision(config.precision, device), "state": "float32", "device": device.type,
+        "compiled": config.compile and can_compile(device.type), "uint8": "round(127.5 x + 127.5), clamped",
+        "weights_sha256": weights_sha256, "torch": torch.__version__,
+    }
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays as an npz file, atomically."""
+    with atomic(path) as part, open(part, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read an npz file; raises FileNotFoundError or ValueError with advice."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no samples at {path}: run `dvc repro`, or sample them with 05_sample.ipynb")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (ValueError, OSError, EOFError, KeyError) as error:
+        raise ValueError(f"{path} is truncated or no npz file: delete it and run `dvc repro` again") from error

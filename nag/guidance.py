@@ -1,0 +1,115 @@
+"""Every guidance is one formula: d = f(x,t,c) + sum_k w_k(t) (f(x,t,c) - f_k), with a named negative f_k.
+
+Shapes: x (B, C, H, W), t a number, labels (B,). A network is any callable net(x, t, y, drop_noise) with `config`.
+Weights on differences sum to one, so mixing v, eps, x0 or scores is the same; the sum is taken in float32.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nag.device import autocast, resolve_precision
+from nag.interpolant import convert
+
+Weight = float | Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One guidance term: its weight, its negative f_k, and where it acts.
+
+    The negative is the network (or `net`, another one) with its class and/or noise condition dropped. `interval` is the
+    closed range of t in [0, 1] in which it acts; `channels` the number of leading channels guided, None for all.
+    """
+
+    name: str
+    weight: Weight
+    drop_class: bool = False
+    drop_noise: bool = False
+    net: Callable | None = None
+    interval: tuple[float, float] = (0.0, 1.0)
+    channels: int | None = None
+
+    def __post_init__(self):
+        low, high = self.interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"{self.name}: interval {self.interval} must satisfy 0 <= low <= high <= 1")
+
+    def at(self, t: float) -> float:
+        """The weight at t: zero outside the interval."""
+        if not self.interval[0] <= t <= self.interval[1]:
+            return 0.0
+        return float(self.weight(t) if callable(self.weight) else self.weight)
+
+
+def noise_awareness(weight: Weight, **where) -> Term:
+    """Classifier-free NAG (the paper's method): the negative is the same network with its noise condition dropped."""
+    return Term("nag", weight, drop_noise=True, **where)
+
+
+def classifier_free(scale: float, **where) -> Term:
+    """Classifier-free guidance (Ho & Salimans, 2022); `scale` as in DiT and SiT, 1 is no guidance."""
+    return Term("cfg", scale - 1, drop_class=True, **where)
+
+
+def domain(scale: float, pretrained: Callable, **where) -> Term:
+    """Domain Guidance (Zhong et al., 2025): the negative is the pre-trained network with its class dropped."""
+    return Term("dog", scale - 1, drop_class=True, net=pretrained, **where)
+
+
+def autoguidance(scale: float, weaker: Callable, **where) -> Term:
+    """Autoguidance (Karras et al., 2024): the negative is a weaker network under the same conditions."""
+    return Term("autoguidance", scale - 1, net=weaker, **where)
+
+
+@dataclass
+class GuidedField:
+    """A velocity field field(x, t) -> v for samplers, made of a network, labels and guidance terms.
+
+    Terms whose weight is zero at t are not evaluated; what is left runs as one batch for each network. `nfe` counts network
+    evaluations per image so far, `calls` the calls. x may be float64; the network sees float32, or bf16 by autocast.
+    """
+
+    net: Callable
+    labels: Tensor
+    terms: Sequence[Term] = ()
+    precision: str = "fp32"
+    nfe: int = field(default=0, init=False)
+    calls: int = field(default=0, init=False)
+
+    def predict(self, x: Tensor, t: float) -> Tensor:
+        """The guided prediction in the network's own terms (v, eps or x0), float32 (B, C, H, W)."""
+        active = [(term, term.at(t)) for term in self.terms]
+        active = [(term, w) for term, w in active if w != 0]
+        branches = [(self.net, False, False)] + [(term.net or self.net, term.drop_class, term.drop_noise)
+                                                 for term, _ in active]
+        unique = list(dict.fromkeys(branches))
+        outputs = {}
+        for net in dict.fromkeys(branch[0] for branch in unique):
+            mine = [branch for branch in unique if branch[0] is net]
+            outputs.update(zip(mine, self._evaluate(net, x, t, mine), strict=True))
+        self.nfe, self.calls = self.nfe + len(unique), self.calls + 1
+        plain = outputs[branches[0]]
+        guided = plain
+        for (term, weight), branch in zip(active, branches[1:], strict=True):
+            difference = weight * (plain - outputs[branch])
+            if term.channels is not None:
+                difference[:, term.channels:] = 0
+            guided = guided + difference
+        return guided
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        config = self.net.config
+        return convert(self.predict(x, t).to(x.dtype), x, t, config.prediction, "v", config.path)
+
+    @torch.inference_mode()
+    def _evaluate(self, net: Callable, x: Tensor, t: float, branches: list) -> list[Tensor]:
+        n, size = len(branches), len(x)
+        labels = [torch.full_like(self.labels, net.config.classes) if drop else self.labels for _, drop, _ in branches]
+        drops = torch.tensor([drop for *_, drop in branches], device=x.device).repeat_interleave(size)
+        times = torch.full((n * size,), t, dtype=torch.float32, device=x.device)
+        with autocast(x.device, resolve_precision(self.precision, x.device)):
+            out = net(x.float().repeat(n, 1, 1, 1), times, torch.cat(labels), drops)  # (n B, C, H, W)
+        return list(out.float().chunk(n))

@@ -1,0 +1,112 @@
+"""The forward process x_t = alpha_t x_0 + sigma_t eps, stated here and nowhere else.
+
+t = 1 is pure noise and t = 0 is data (the paper's and REPA's direction). Every path gives alpha, sigma and both
+derivatives together, so no sign is derived twice. Shapes: t is () or (B,); coefficients broadcast against x (B, ...).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+PREDICTIONS = ("v", "eps", "x0", "score")
+
+
+class Coefficients(NamedTuple):
+    """alpha_t, sigma_t and their derivatives in t, each broadcastable against x."""
+
+    alpha: Tensor
+    sigma: Tensor
+    d_alpha: Tensor
+    d_sigma: Tensor
+
+
+def linear(t: Tensor) -> Coefficients:
+    """Straight path, alpha = 1 - t and sigma = t (SiT 'Linear', rectified flow)."""
+    return Coefficients(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
+
+
+def cosine(t: Tensor) -> Coefficients:
+    """Variance-preserving trigonometric path, alpha = cos(pi t/2) and sigma = sin(pi t/2) (SiT 'GVP')."""
+    a = t * (math.pi / 2)
+    return Coefficients(a.cos(), a.sin(), -math.pi / 2 * a.sin(), math.pi / 2 * a.cos())
+
+
+def vp(t: Tensor, beta_min: float = 0.1, beta_max: float = 20.0) -> Coefficients:
+    """Variance-preserving path with linear beta(t), log alpha = -t^2 (b1-b0)/4 - t b0/2 (Song et al., 2021)."""
+    log_alpha = -0.25 * t**2 * (beta_max - beta_min) - 0.5 * t * beta_min
+    alpha = log_alpha.exp()
+    d_alpha = alpha * (-0.5 * t * (beta_max - beta_min) - 0.5 * beta_min)
+    sigma = (-torch.expm1(2 * log_alpha)).clamp_min(0).sqrt()
+    return Coefficients(alpha, sigma, d_alpha, -alpha * d_alpha / sigma)
+
+
+def _ddpm_table(levels: int = 1000) -> Tensor:
+    betas = torch.linspace(1e-4, 0.02, levels, dtype=torch.float64)
+    return torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-betas).cumsum(0)])  # log alpha_bar at i/levels
+
+
+def ddpm(t: Tensor) -> Coefficients:
+    """DDPM's 1000 linear betas (Ho et al., 2020): exact at t = (i + 1)/1000 for level i, log alpha linear between."""
+    table = _ddpm_table().to(t.device, torch.float64 if t.device.type != "mps" else torch.float32)
+    place = t.to(table.dtype) * (len(table) - 1)
+    low = place.floor().clamp(0, len(table) - 2).long()
+    slope = (table[low + 1] - table[low]) * 0.5  # of log alpha, a level
+    log_alpha = 0.5 * table[low] + (place - low) * slope
+    alpha, sigma = log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt()
+    d_alpha = alpha * slope * (len(table) - 1)
+    return Coefficients(*(a.to(t.dtype) for a in (alpha, sigma, d_alpha, -alpha * d_alpha / sigma)))
+
+
+PATHS = {"linear": linear, "cosine": cosine, "vp": vp, "ddpm": ddpm}
+
+
+def coefficients(path: str, t: Tensor | float, like: Tensor) -> Coefficients:
+    """Coefficients of the named path at t, () or (B,) in [0, 1], shaped to broadcast against `like` (B, ...).
+
+    Raises ValueError for an unknown path.
+    """
+    if path not in PATHS:
+        raise ValueError(f"unknown path {path!r}: choose one of {sorted(PATHS)}")
+    t = torch.as_tensor(t, dtype=like.dtype, device=like.device)
+    if t.ndim:
+        t = t.reshape(-1, *[1] * (like.ndim - 1))
+    return PATHS[path](t)
+
+
+def add_noise(x0: Tensor, eps: Tensor, t: Tensor | float, path: str = "linear") -> Tensor:
+    """The forward state x_t = alpha_t x_0 + sigma_t eps (paper, Sec. 2); x0 and eps (B, ...)."""
+    c = coefficients(path, t, x0)
+    return c.alpha * x0 + c.sigma * eps
+
+
+def velocity_target(x0: Tensor, eps: Tensor, t: Tensor | float, path: str = "linear") -> Tensor:
+    """The flow-matching target v = d_alpha x_0 + d_sigma eps (Ma et al., SiT, 2024)."""
+    c = coefficients(path, t, x0)
+    return c.d_alpha * x0 + c.d_sigma * eps
+
+
+def convert(pred: Tensor, x: Tensor, t: Tensor | float, source: str, target: str, path: str = "linear") -> Tensor:
+    """Turn a prediction at state x (B, ...) and time t from one of v, eps, x0, score into another.
+
+    All four are affine in one another given x, because x = alpha x0 + sigma eps and v = d_alpha x0 + d_sigma eps.
+    Raises ValueError for an unknown name.
+    """
+    for name in (source, target):
+        if name not in PREDICTIONS:
+            raise ValueError(f"unknown prediction {name!r}: choose one of {PREDICTIONS}")
+    if source == target:
+        return pred
+    c = coefficients(path, t, x)
+    if source == "v":
+        det = c.alpha * c.d_sigma - c.sigma * c.d_alpha
+        x0, eps = (c.d_sigma * x - c.sigma * pred) / det, (c.alpha * pred - c.d_alpha * x) / det
+    elif source == "x0":
+        x0, eps = pred, (x - c.alpha * pred) / c.sigma
+    else:
+        eps = pred if source == "eps" else -c.sigma * pred
+        x0 = (x - c.sigma * eps) / c.alpha
+    if target == "v":
+        return c.d_alpha * x0 + c.d_sigma * eps
+    return {"x0": x0, "eps": eps, "score": -eps / c.sigma}[target]

@@ -1,0 +1,72 @@
+"""The noise shift: estimated minus nominal noise level of a sampler's states, with a forward control subtracted.
+
+delta(t) = E[t' | sampled x_t] - E[t' | forward x_t], t' the posterior mean of g_phi. The control, forward states of held-out
+real images at the same t, holds the estimator's own bias, so that delta is zero where there is no shift (paper, Fig. 4).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nag.interpolant import PATHS, add_noise
+from nag.rng import ImageNoise, generator
+
+LATE = 0.2  # "late" sampling: 0 < t <= LATE
+
+
+def forward_states(images: Tensor, times: Tensor, path: str = "linear", first_seed: int = 10**6) -> Tensor:
+    """Control states x_t (M, K, C, H, W) of real images (M, C, H, W) in [-1, 1], one noise draw per image for all times."""
+    eps = ImageNoise(range(first_seed, first_seed + len(images)))(images.shape[1:])
+    return torch.stack([add_noise(images, eps, float(t), path) for t in times], dim=1)
+
+
+@torch.inference_mode()
+def estimated_times(posterior_mean: Callable[[Tensor], Tensor], states: Tensor | np.ndarray, batch: int = 1000) -> np.ndarray:
+    """Posterior mean of t (M, K) for states (M, K, C, H, W), by any x (B, C, H, W) -> (B,) estimator."""
+    states = torch.as_tensor(states)
+    flat = states.flatten(0, 1)
+    means = torch.cat([posterior_mean(chunk.float()).double().cpu() for chunk in flat.split(batch)])
+    return means.view(states.shape[:2]).numpy()
+
+
+def bootstrap(values: np.ndarray, statistic: Callable, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    """Statistic (resamples, ...) of rows of `values` (M, ...) drawn with replacement."""
+    picks = torch.randint(len(values), (resamples, len(values)), generator=generator(seed)).numpy()
+    return np.stack([statistic(values[pick]) for pick in picks])
+
+
+def _interval(value: np.ndarray, draws: np.ndarray) -> dict:
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    return {"value": value, "low": low, "high": high}
+
+
+def noise_shift(sampled: np.ndarray, control: np.ndarray, times: np.ndarray, resamples: int = 1000, seed: int = 0) -> dict:
+    """delta(t) and its late mean from estimated times of sampled (M, K) and control (M', K) states at `times` (K,).
+
+    Returns {"delta": {value, low, high: (K,)}, "late": {value, low, high}, "late_abs": ...}; 95 % percentile bootstrap over
+    images, the two sets resampled independently. `late` is the mean over 0 < t <= 0.2, `late_abs` that of |delta|.
+    Raises ValueError if no time lies there or if shapes differ.
+    """
+    if sampled.shape[1] != len(times) or control.shape[1] != len(times):
+        raise ValueError(f"estimates {sampled.shape} and {control.shape} must have one column per time ({len(times)})")
+    late = (times > 0) & (times <= LATE + 1e-9)
+    if not late.any():
+        raise ValueError(f"no time in (0, {LATE}]: use more steps")
+    delta = sampled.mean(0) - control.mean(0)
+    draws = (bootstrap(sampled, lambda a: a.mean(0), resamples, seed)
+             - bootstrap(control, lambda a: a.mean(0), resamples, seed + 1))
+    return {"delta": _interval(delta, draws),
+            "late": _interval(delta[late].mean(), draws[:, late].mean(1)),
+            "late_abs": _interval(np.abs(delta[late]).mean(), np.abs(draws[:, late]).mean(1))}
+
+
+def energy_residual(states: np.ndarray, times: np.ndarray, path: str = "linear") -> np.ndarray:
+    """Network-free second opinion (K,): mean energy per pixel of x_t minus alpha_t^2 E[x_0^2] + sigma_t^2.
+
+    E[x_0^2] is that of the samples themselves, the last state of (M, K, C, H, W); zero for an exact sampler.
+    """
+    energy = np.square(states.astype(np.float64)).mean(axis=(0, 2, 3, 4))
+    c = PATHS[path](torch.as_tensor(times, dtype=torch.float64))
+    return energy - (c.alpha.numpy() ** 2 * energy[-1] + c.sigma.numpy() ** 2)

@@ -1,0 +1,183 @@
+"""One training loop for every network here, and the denoising loss with class and noise-condition dropout.
+
+Everything random in step k is a function of (seed, k), so a run that is killed and resumed equals one that was not.
+"""
+
+import hashlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from nag.device import autocast, best_device, maybe_compile, resolve_precision
+from nag.files import atomic
+from nag.interpolant import add_noise, velocity_target
+from nag.rng import generator
+
+BatchLoss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
+
+
+class TrainConfig(BaseModel):
+    """Settings of a training run; an unknown name is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    images_seen: int = Field(gt=0)
+    batch_size: int = Field(128, gt=0)
+    lr: float = Field(1e-3, gt=0)
+    warmup_steps: int = Field(500, ge=0)
+    cooldown: float = Field(0.2, ge=0, le=1, description="last fraction of the run in which lr falls linearly to 0")
+    weight_decay: float = Field(0.0, ge=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    grad_clip: float = Field(1.0, gt=0)
+    seed: int = Field(0, ge=0)
+    precision: str = "auto"
+    compile: bool = True
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps, rounded up."""
+        return math.ceil(self.images_seen / self.batch_size)
+
+    def key(self) -> str:
+        """Short hash of the settings, which names the checkpoint file."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Trapezoid: linear warm-up, constant, linear cool-down."""
+    warm = (step + 1) / max(1, config.warmup_steps)
+    cool = (config.steps - step) / max(1, config.cooldown * config.steps)
+    return config.lr * min(1.0, warm, cool)
+
+
+@lru_cache(maxsize=2)
+def _permutation(size: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(size, generator=generator(seed, 1, epoch))
+
+
+def batch_indices(size: int, config: TrainConfig, step: int) -> Tensor:
+    """Indices (B,) of step's batch: epochs of fresh permutations laid end to end."""
+    place = torch.arange(step * config.batch_size, (step + 1) * config.batch_size)
+    epochs = [int(e) for e in (place // size).unique()]
+    return torch.cat([_permutation(size, config.seed, e)[place[place // size == e] % size] for e in epochs])
+
+
+def denoising_loss(images: Tensor, labels: Tensor, class_dropout: float, noise_dropout: float) -> BatchLoss:
+    """Flow-matching loss on v with two independent dropouts (paper, Sec. 4: noise-condition dropout).
+
+    images (N, C, H, W) float32 and labels (N,) live on the CPU; probabilities in [0, 1].
+    """
+
+    def loss(net: nn.Module, index: Tensor, gen: torch.Generator) -> Tensor:
+        device = next(net.parameters()).device
+        x0, y = images[index], labels[index]
+        t, eps = torch.rand(len(index), generator=gen), torch.randn(x0.shape, generator=gen)
+        y = torch.where(torch.rand(len(index), generator=gen) < class_dropout, net.config.classes, y)
+        drop_noise = torch.rand(len(index), generator=gen) < noise_dropout
+        x0, y, t, eps, drop_noise = (a.to(device) for a in (x0, y, t, eps, drop_noise))
+        pred = net(add_noise(x0, eps, t, net.config.path), t, y, drop_noise)
+        return (pred.float() - velocity_target(x0, eps, t, net.config.path)).square().mean()
+
+    return loss
+
+
+def fit(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, checkpoint: Path,
+        log_every: int = 50, save_seconds: float = 60.0) -> Iterator[dict]:
+    """Train `module` on `size` items and yield a record every `log_every` steps; afterwards it holds the EMA weights.
+
+    Saves to `checkpoint` about every `save_seconds` and on SIGTERM or SIGINT, and resumes from it if it is there.
+    Raises ValueError for a checkpoint of other settings, FloatingPointError if the loss is not finite,
+    KeyboardInterrupt after a signal.
+    """
+    device = best_device()
+    precision = resolve_precision(config.precision, device)
+    module.to(device).train()
+    run = maybe_compile(module, device, config.compile)
+    params = [p for p in module.parameters() if p.requires_grad]
+    ema = [p.detach().clone() for p in params]
+    optimizer = torch.optim.AdamW(params, lr=config.lr, weight_decay=config.weight_decay)
+    step, seconds = 0, 0.0
+    if checkpoint.exists():
+        state = _read_checkpoint(checkpoint, config)
+        module.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch._foreach_copy_(ema, [e.to(device) for e in state["ema"]])
+        step, seconds = state["step"], state["seconds"]
+
+    def save() -> None:
+        with atomic(checkpoint) as part:
+            torch.save({"model": module.state_dict(), "ema": ema, "optimizer": optimizer.state_dict(), "step": step,
+                        "seconds": seconds + time.monotonic() - start, "settings": config.model_dump_json()}, part)
+
+    total, logged, start, saved = torch.zeros((), device=device), step, time.monotonic(), time.monotonic()
+    with _signals() as stop:
+        while step < config.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, step)
+            with autocast(device, precision):
+                value = loss(run, batch_indices(size, config, step), generator(config.seed, 2, step))
+            value.backward()
+            norm = nn.utils.clip_grad_norm_(params, config.grad_clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            decay = min(config.ema_decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(ema, [p.detach() for p in params], 1 - decay)
+            total += value.detach()
+            step += 1
+            due = time.monotonic() - saved > save_seconds
+            if step % log_every == 0 or step == config.steps or due or stop:
+                mean = (total / max(1, step - logged)).item()
+                if not math.isfinite(mean):
+                    raise FloatingPointError(
+                        f"the loss became {mean} between steps {logged} and {step}: lower lr (now {config.lr}) or use "
+                        f"precision: fp32; the last good state, if any, is in {checkpoint}")
+            if due or stop:
+                save()
+                saved = time.monotonic()
+            if step % log_every == 0 or step == config.steps:
+                yield {"step": step, "images": step * config.batch_size, "loss": mean, "grad_norm": norm.item(),
+                       "lr": learning_rate(config, step - 1), "seconds": seconds + time.monotonic() - start}
+                total.zero_()
+                logged = step
+            if stop:
+                raise KeyboardInterrupt(f"stopped at step {step} of {config.steps}; run again to resume")
+        save()
+    torch._foreach_copy_([p.data for p in params], ema)
+    module.eval()
+
+
+def _read_checkpoint(path: Path, config: TrainConfig) -> dict:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        missing = {"model", "ema", "optimizer", "step", "seconds", "settings"} - state.keys()
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}): delete it to train from the start") from error
+    if missing:
+        raise ValueError(f"{path} is no checkpoint of this project (no {sorted(missing)}): delete it to start anew")
+    if state["settings"] != config.model_dump_json():
+        raise ValueError(f"{path} was made with other settings: delete it, or train under another name")
+    return state
+
+
+class _signals:
+    """Within the block SIGTERM and SIGINT only raise a flag, so that a step is never cut in half."""
+
+    def __enter__(self) -> list:
+        self.flag: list = []
+        self.old = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.old[number] = signal.signal(number, lambda *_: self.flag.append(True))
+        return self.flag
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
