@@ -6,6 +6,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -15,6 +23,7 @@ def atomic(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield part
+        part.chmod(0o666 & ~_umask())  # some writers make their files private
         part.replace(path)
     except OSError as error:
         raise OSError(f"could not write {path}: {error.strerror or error}. Free some disk space or mend the rights "
@@ -27,3 +36,19 @@ def write_json(path: Path, content: object) -> None:
     """Write JSON with sorted keys and no NaN, atomically; raises ValueError if a number is not finite."""
     with atomic(path) as part:
         part.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, six significant digits, without its index, atomically."""
+    with atomic(path) as part:
+        table.to_csv(part, index=False, float_format="%.6g")
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON file; raises FileNotFoundError or ValueError with advice."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no results at {path}: run `dvc repro`, or the notebook that writes it")
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is truncated or no JSON ({error}): delete it and run `dvc repro` again") from error

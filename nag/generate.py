@@ -1,7 +1,7 @@
 """Sampling an arm of an experiment: N images with per-image seeds, some trajectories, and the protocol that made them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +133,15 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
             return dict(file)
     except (ValueError, OSError, EOFError, KeyError) as error:
         raise ValueError(f"{path} is truncated or no npz file: delete it and run `dvc repro` again") from error
+
+
+def load_or_make(path: Path, config: SampleConfig, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arm saved at `path` if it has the seeds, steps and trajectories of `config`; otherwise made anew and saved there."""
+    if path.is_file():
+        run = load_arrays(path)
+        wanted = (list(config.seeds), config.steps + 1, min(config.trajectories, config.n_images))
+        if (run["seeds"].tolist(), len(run["times"]), len(run["states"])) == wanted:
+            return run
+    run = make()
+    save_arrays(path, run)
+    return run

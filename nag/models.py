@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 
+PATH_OF = {"sit": "linear", "dit": "ddpm"}  # the forward process of each family
+
+
 class ModelConfig(BaseModel):
     """Sizes of a DiT/SiT network and how it counts time: native t = time_scale * t + time_offset, output times sign."""
 

@@ -37,7 +37,8 @@ def bootstrap(values: np.ndarray, statistic: Callable, resamples: int = 1000, se
     return np.stack([statistic(values[pick]) for pick in picks])
 
 
-def _interval(value: np.ndarray, draws: np.ndarray) -> dict:
+def interval(value: np.ndarray, draws: np.ndarray) -> dict:
+    """{"value", "low", "high"} with the central 95 % of bootstrap draws (resamples, ...)."""
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     return {"value": value, "low": low, "high": high}
 
@@ -45,21 +46,32 @@ def _interval(value: np.ndarray, draws: np.ndarray) -> dict:
 def noise_shift(sampled: np.ndarray, control: np.ndarray, times: np.ndarray, resamples: int = 1000, seed: int = 0) -> dict:
     """delta(t) and its late mean from estimated times of sampled (M, K) and control (M', K) states at `times` (K,).
 
-    Returns {"delta": {value, low, high: (K,)}, "late": {value, low, high}, "late_abs": ...}; 95 % percentile bootstrap over
-    images, the two sets resampled independently. `late` is the mean over 0 < t <= 0.2, `late_abs` that of |delta|.
-    Raises ValueError if no time lies there or if shapes differ.
+    Returns {"delta": {value, low, high: (K,)}, "late": {value, low, high}, "growth": ..., "draws": (resamples, K)}; 95 %
+    percentile bootstrap over images, both sets resampled. `late` is the mean of delta over 0 < t <= 0.2; `growth` is `late`
+    minus the mean over 0.4 <= t <= 0.9, positive if the shift grows towards the data. Equal seeds resample arms alike.
+    Raises ValueError if no time lies in these ranges or if shapes differ.
     """
     if sampled.shape[1] != len(times) or control.shape[1] != len(times):
         raise ValueError(f"estimates {sampled.shape} and {control.shape} must have one column per time ({len(times)})")
-    late = (times > 0) & (times <= LATE + 1e-9)
-    if not late.any():
-        raise ValueError(f"no time in (0, {LATE}]: use more steps")
+    late, middle = (times > 0) & (times <= LATE + 1e-9), (times >= 0.4) & (times <= 0.9)
+    if not (late.any() and middle.any()):
+        raise ValueError(f"no time in (0, {LATE}] or in [0.4, 0.9]: use more steps")
     delta = sampled.mean(0) - control.mean(0)
     draws = (bootstrap(sampled, lambda a: a.mean(0), resamples, seed)
              - bootstrap(control, lambda a: a.mean(0), resamples, seed + 1))
-    return {"delta": _interval(delta, draws),
-            "late": _interval(delta[late].mean(), draws[:, late].mean(1)),
-            "late_abs": _interval(np.abs(delta[late]).mean(), np.abs(draws[:, late]).mean(1))}
+
+    def growth(d: np.ndarray) -> np.ndarray:
+        return d[..., late].mean(-1) - d[..., middle].mean(-1)
+
+    return {"delta": interval(delta, draws), "late": interval(delta[late].mean(), draws[:, late].mean(1)),
+            "growth": interval(growth(delta), growth(draws)), "draws": draws}
+
+
+def late_ratio(shifted: dict, baseline: dict, times: np.ndarray) -> dict:
+    """|late shift| of one arm over that of another, both from `noise_shift` with the same seed: {value, low, high}."""
+    late = (times > 0) & (times <= LATE + 1e-9)
+    top, bottom = (np.abs(s["draws"][:, late].mean(1)) for s in (shifted, baseline))
+    return interval(abs(shifted["late"]["value"]) / abs(baseline["late"]["value"]), top / bottom)
 
 
 def energy_residual(states: np.ndarray, times: np.ndarray, path: str = "linear") -> np.ndarray:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from nag.device import autocast, best_device, maybe_compile, resolve_precision
 from nag.files import atomic
@@ -46,9 +47,9 @@ class TrainConfig(BaseModel):
         """Optimiser steps, rounded up."""
         return math.ceil(self.images_seen / self.batch_size)
 
-    def key(self) -> str:
-        """Short hash of the settings, which names the checkpoint file."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+    def key(self, *others: object) -> str:
+        """Short hash of these settings and any others that matter, which names the checkpoint file."""
+        return hashlib.sha256(repr((self.model_dump_json(), *others)).encode()).hexdigest()[:12]
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -89,11 +90,37 @@ def denoising_loss(images: Tensor, labels: Tensor, class_dropout: float, noise_d
     return loss
 
 
+CONDITIONS = {  # way of asking: (drop class, drop noise level)
+    "class and noise level": (False, False), "noise level only": (True, False), "class only": (False, True),
+    "neither": (True, True),
+}
+
+
+@torch.inference_mode()
+def condition_losses(net: nn.Module, images: Tensor, labels: Tensor, seed: int, bins: int = 4,
+                     batch: int = 500) -> dict[str, dict[str, float]]:
+    """Velocity loss on images (N, C, H, W) for each way of dropping conditions, by range of t; same noise for all."""
+    gen, device = generator(seed), next(net.parameters()).device
+    t, eps = torch.rand(len(images), generator=gen), torch.randn(images.shape, generator=gen)
+    place, table = (t * bins).long(), {}
+    for name, (drop_class, drop_noise) in CONDITIONS.items():
+        y = torch.full_like(labels, net.config.classes) if drop_class else labels
+        errors = []
+        for i in range(0, len(images), batch):
+            x0, e, s, c = (a[i:i + batch].to(device) for a in (images, eps, t, y))
+            pred = net(add_noise(x0, e, s, net.config.path), s, c, torch.full_like(s, drop_noise, dtype=torch.bool))
+            errors.append((pred - velocity_target(x0, e, s, net.config.path)).square().flatten(1).mean(1).cpu())
+        error = torch.cat(errors)
+        table[name] = {f"{k / bins:.2f} to {(k + 1) / bins:.2f}": error[place == k].mean().item() for k in range(bins)}
+    return table
+
+
 def fit(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, checkpoint: Path,
         log_every: int = 50, save_seconds: float = 60.0) -> Iterator[dict]:
     """Train `module` on `size` items and yield a record every `log_every` steps; afterwards it holds the EMA weights.
 
-    Saves to `checkpoint` about every `save_seconds` and on SIGTERM or SIGINT, and resumes from it if it is there.
+    Saves to `checkpoint` about every `save_seconds` and on SIGTERM or SIGINT. If it is there, training resumes from it, and
+    its records are yielded again first, so that the log is whole.
     Raises ValueError for a checkpoint of other settings, FloatingPointError if the loss is not finite,
     KeyboardInterrupt after a signal.
     """
@@ -104,20 +131,25 @@ def fit(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, chec
     params = [p for p in module.parameters() if p.requires_grad]
     ema = [p.detach().clone() for p in params]
     optimizer = torch.optim.AdamW(params, lr=config.lr, weight_decay=config.weight_decay)
-    step, seconds = 0, 0.0
+    step, logged, seconds, records = 0, 0, 0.0, []
+    total = torch.zeros((), device=device)  # of the losses since the last record
     if checkpoint.exists():
         state = _read_checkpoint(checkpoint, config)
         module.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         torch._foreach_copy_(ema, [e.to(device) for e in state["ema"]])
-        step, seconds = state["step"], state["seconds"]
+        step, seconds, records = state["step"], state["seconds"], state["records"]
+        logged = records[-1]["step"] if records else 0
+        total += state["total"].to(device)
+        yield from records
 
     def save() -> None:
         with atomic(checkpoint) as part:
             torch.save({"model": module.state_dict(), "ema": ema, "optimizer": optimizer.state_dict(), "step": step,
-                        "seconds": seconds + time.monotonic() - start, "settings": config.model_dump_json()}, part)
+                        "total": total, "seconds": seconds + time.monotonic() - start, "records": records,
+                        "settings": config.model_dump_json()}, part)
 
-    total, logged, start, saved = torch.zeros((), device=device), step, time.monotonic(), time.monotonic()
+    start = saved = time.monotonic()
     with _signals() as stop:
         while step < config.steps:
             for group in optimizer.param_groups:
@@ -139,14 +171,18 @@ def fit(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, chec
                     raise FloatingPointError(
                         f"the loss became {mean} between steps {logged} and {step}: lower lr (now {config.lr}) or use "
                         f"precision: fp32; the last good state, if any, is in {checkpoint}")
+            log = step % log_every == 0 or step == config.steps
+            if log:
+                records.append({"step": step, "images": step * config.batch_size, "loss": mean,
+                                "grad_norm": norm.item(), "lr": learning_rate(config, step - 1),
+                                "seconds": seconds + time.monotonic() - start})
+                total.zero_()
+                logged = step
             if due or stop:
                 save()
                 saved = time.monotonic()
-            if step % log_every == 0 or step == config.steps:
-                yield {"step": step, "images": step * config.batch_size, "loss": mean, "grad_norm": norm.item(),
-                       "lr": learning_rate(config, step - 1), "seconds": seconds + time.monotonic() - start}
-                total.zero_()
-                logged = step
+            if log:
+                yield records[-1]
             if stop:
                 raise KeyboardInterrupt(f"stopped at step {step} of {config.steps}; run again to resume")
         save()
@@ -154,10 +190,21 @@ def fit(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, chec
     module.eval()
 
 
+def train(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, checkpoint: Path) -> list[dict]:
+    """Run `fit` to its end with a progress bar and return its records; delete the checkpoint once weights are saved."""
+    records = []
+    with tqdm(total=config.steps, unit="step", mininterval=10) as bar:
+        for record in fit(module, loss, size, config, checkpoint):
+            records.append(record)
+            bar.set_postfix(loss=f"{record['loss']:.4f}", refresh=False)
+            bar.update(record["step"] - bar.n)
+    return records
+
+
 def _read_checkpoint(path: Path, config: TrainConfig) -> dict:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"model", "ema", "optimizer", "step", "seconds", "settings"} - state.keys()
+        missing = {"model", "ema", "optimizer", "step", "total", "seconds", "records", "settings"} - state.keys()
     except Exception as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}): delete it to train from the start") from error
     if missing:

@@ -1,0 +1,75 @@
+# `make` alone lists the verbs. Each of them sets up .venv by itself when that is needed.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := .venv/.stamp
+# All that running a notebook leaves in its file, so that a stripped notebook is the same whatever ran it.
+STRIP := $(BIN)/nbstripout --extra-keys "metadata.language_info metadata.widgets metadata.papermill \
+	cell.metadata.execution cell.metadata.papermill"
+
+# dvc starts papermill and jupytext by name. MPLBACKEND stays unset: a kernel that inherits it draws no inline figures.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test test-fast lint bench figures readme notebooks-lint notebooks-strip lock clean
+
+help: ## list these verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# The stamp is a copy of the lock that was installed, so only a change of content installs anything.
+setup: ## create .venv from requirements.lock (only when the lock's content has changed)
+	@cmp -s requirements.lock $(STAMP) || { \
+	  $(PYTHON) -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "This needs Python 3.11 or newer with its venv module, but '$(PYTHON)' is" \
+	      "'$$($(PYTHON) -V 2>&1 | head -n 1)': install it (Debian: apt-get install python3-venv) or name another" \
+	      "with make PYTHON=python3.12." >&2; exit 1; }; \
+	  { test -x $(BIN)/pip || $(PYTHON) -m venv .venv; } \
+	    && $(PIP) install -r requirements.lock \
+	    && $(PIP) install --no-deps --no-build-isolation -e . \
+	    && cp requirements.lock $(STAMP); }
+
+repro: setup ## run what is out of date, then compare with the committed numbers
+	@echo "Running the stages of dvc.yaml that are out of date; results go to results/."
+	@$(BIN)/dvc repro
+	@$(BIN)/python -m nag.results close
+
+test: setup ## unit and pipeline tests, then every notebook at its small defaults
+	@status=0; \
+	$(BIN)/pytest -q tests || status=1; \
+	$(BIN)/pytest -q --nbval-lax --nbval-current-env notebooks || status=1; \
+	exit $$status
+
+test-fast: setup ## unit tests that are neither slow nor for a GPU
+	@$(BIN)/pytest -q -m "not slow and not gpu" tests
+
+readme: setup ## put the committed results into the README
+	@$(BIN)/python -m nag.results readme
+
+lint: setup notebooks-lint ## ruff on .py and .ipynb, and notebooks-lint
+	@$(BIN)/ruff check .
+
+bench: setup ## speed of training and sampling, fp32 against bf16 and compiled
+	@$(BIN)/python -m nag.bench
+
+figures: setup ## redraw the figures (and what they need that is out of date)
+	@$(BIN)/dvc repro figures
+
+notebooks-lint: setup ## fail if a notebook carries outputs or traces of a run
+	@$(STRIP) --verify notebooks/*.ipynb
+
+notebooks-strip: setup ## remove them
+	@$(STRIP) notebooks/*.ipynb
+
+lock: setup ## upgrade .venv within pyproject.toml and pin it (then edit environment.yml)
+	@$(PIP) install --upgrade --upgrade-strategy eager -e '.[dev]'
+	@{ sed -n '/^#/p' requirements.lock; \
+	   $(PIP) freeze --all --exclude-editable \
+	     | sed -E -e '/^(pip|wheel)==/d' -e 's/^(nvidia-|cuda-|triton=).*/& ; sys_platform == "linux"/'; \
+	 } > requirements.part
+	@mv requirements.part requirements.lock
+	@cp requirements.lock $(STAMP)
+
+clean: ## remove caches and build/ (not .venv, results/ or the DVC cache)
+	@rm -rf build dist .pytest_cache .ruff_cache *.egg-info
+	@find nag notebooks tests -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

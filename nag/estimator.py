@@ -1,0 +1,146 @@
+"""The noise-level estimator g_phi(t | x) as a full posterior over t (paper, Sec. 3: the external judge of noise shift).
+
+Contract: x is a state (B, C, H, W), t = 1 noise and t = 0 data. The posterior is a mixture of Normals in z = logit(t).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, MixtureSameFamily, Normal, SigmoidTransform, TransformedDistribution
+from torch.nn import functional as F
+
+from nag.interpolant import add_noise
+
+BatchLoss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]  # what nag.train.fit takes
+T_MIN = 1e-3  # training draws t from [T_MIN, 1 - T_MIN]: logit(t) is infinite at both ends
+FLOOR = 1e-6  # added to the local energy before its logarithm: the square of a noise level no one needs to tell from 0
+LOG_STD = (-7.0, 1.0)  # of z; at the lower end std(t) is 1e-3 t (1 - t), below any image's information about t
+
+
+class NoiseEstimator(nn.Module):
+    """Fully convolutional net from x (B, channels, H, W), H and W >= 4, to mixture parameters (B, components, 3).
+
+    The last axis is (logit of the weight, mean, log std) in z = logit(t). Raises ValueError for another channel count.
+    """
+
+    def __init__(self, channels: int = 1, width: int = 32, components: int = 3):
+        super().__init__()
+        self.channels, self.components = channels, components
+        self.filters = nn.Conv2d(channels, width, 3, padding=1, padding_mode="reflect")
+        self.body = nn.Sequential(
+            nn.Conv2d(width, 2 * width, 3, padding=1), nn.SiLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1), nn.SiLU(),
+        )
+        self.head = nn.Sequential(nn.Linear(6 * width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 3 * components))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise ValueError(f"the noise estimator was built for {self.channels} channels and got a state of shape "
+                             f"{tuple(x.shape)}: pass (B, {self.channels}, H, W) or build it with the right `channels`")
+        # An instrument must be finer than what it measures: bf16 rounds a pixel near 1 by up to 0.004, so autocast is off.
+        with torch.autocast(x.device.type, enabled=False):
+            response = self.filters(x.to(self.filters.weight.dtype))
+            energy = response.square()  # (B, width, H, W)
+            local = (F.avg_pool2d(energy, 2) + FLOOR).log()  # flat regions show sigma_t, whatever the edges elsewhere
+            features = self.body(local)
+            pooled = [features.mean((2, 3)), (features.square().mean((2, 3)) + FLOOR).log(),
+                      local.mean((2, 3)), (energy.mean((2, 3)) + FLOOR).log()]
+            raw = self.head(torch.cat(pooled, 1)).view(-1, self.components, 3)
+        return raw
+
+
+def mixture(raw: Tensor) -> TransformedDistribution:
+    """Distribution over t in (0, 1) from raw parameters (B, K, 3); batch shape (B,)."""
+    logits, mean, log_std = (raw if raw.dtype == torch.float64 else raw.float()).unbind(-1)
+    parts = Normal(mean, log_std.clamp(*LOG_STD).exp())
+    return TransformedDistribution(MixtureSameFamily(Categorical(logits=logits), parts), SigmoidTransform())
+
+
+def posterior(net: nn.Module, x: Tensor) -> TransformedDistribution:
+    """g_phi(t | x) for states x (B, C, H, W): log_prob(t), cdf(t) and sample() for t in (0, 1), batch shape (B,)."""
+    return mixture(net(x))
+
+
+def moments(dist: TransformedDistribution, nodes: int = 32) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of t, each (B,), by Gauss-Hermite quadrature of each Normal."""
+    parts, weights = dist.base_dist.component_distribution, dist.base_dist.mixture_distribution.probs  # (B, K)
+    place, mass = (torch.as_tensor(a).to(weights) for a in np.polynomial.hermite_e.hermegauss(nodes))
+    t = (parts.loc[..., None] + parts.scale[..., None] * place).sigmoid()  # (B, K, nodes)
+    mass = weights[..., None] * mass / mass.sum()
+    mean = (mass * t).sum((-2, -1))
+    return mean, (mass * (t - mean[:, None, None]).square()).sum((-2, -1)).sqrt()
+
+
+def posterior_mean(net: nn.Module, x: Tensor) -> Tensor:
+    """E[t | x] (B,), the paper's point estimate of a state's noise level."""
+    return moments(posterior(net, x))[0]
+
+
+def quantiles(dist: TransformedDistribution, levels: Sequence[float], halvings: int = 30) -> Tensor:
+    """Quantiles of t (len(levels), B) at levels in (0, 1), by bisection of the cdf."""
+    target = torch.as_tensor(levels).to(dist.base_dist.mixture_distribution.probs)[:, None]
+    low = torch.zeros_like(target).expand(-1, *dist.batch_shape)
+    high = torch.ones_like(low)
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        below = dist.cdf(middle) < target
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+def log_prob_gradient(net: nn.Module, x: Tensor, t: Tensor | float) -> Tensor:
+    """Gradient in x of log g_phi(t | x), of x's shape; t is () or (B,) in (0, 1) (paper, classifier-based NAG)."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        log_prob = posterior(net, x).log_prob(torch.as_tensor(t).to(x))
+        return torch.autograd.grad(log_prob.sum(), x)[0]
+
+
+def estimator_loss(images: Tensor, path: str = "linear") -> BatchLoss:
+    """Mean negative log likelihood of t, uniform in [T_MIN, 1 - T_MIN], given x_t of images (N, C, H, W) in [-1, 1]."""
+
+    def loss(net: nn.Module, index: Tensor, gen: torch.Generator) -> Tensor:
+        device = next(net.parameters()).device
+        x0 = images[index]
+        t = T_MIN + (1 - 2 * T_MIN) * torch.rand(len(index), generator=gen)
+        eps = torch.randn(x0.shape, generator=gen)
+        x0, t, eps = (a.to(device) for a in (x0, t, eps))
+        return -posterior(net, add_noise(x0, eps, t, path)).log_prob(t).mean()
+
+    return loss
+
+
+@torch.no_grad()
+def calibration(net: nn.Module, x_t: Tensor, t: Tensor, bins: Sequence[float] | int = 20, batch: int = 500) -> dict[str, np.ndarray]:
+    """How honest the posterior is on states x_t (N, C, H, W) of known noise levels t (N,) in (0, 1).
+
+    Arrays `pit` (N,), the cdf at the true t, uniform if calibrated; `level` and `coverage`, nominal and actual mass of
+    central intervals; and per bin of t (edges or their number over [0, 1]; empty ones left out) `t`, `count`, `bias`
+    (posterior mean - t), `bias_se` and `std`, the mean posterior standard deviation. Raises ValueError if lengths differ.
+    """
+    if len(x_t) != len(t):
+        raise ValueError(f"got {len(x_t)} states and {len(t)} noise levels: pass one t per state")
+    device = next(net.parameters()).device
+    columns = []
+    for x, true in zip(x_t.split(batch), t.split(batch), strict=True):
+        dist, true = posterior(net, x.to(device)), true.to(device, torch.float32)
+        columns.append(torch.stack([dist.cdf(true), *moments(dist)]).cpu().double())
+    pit, mean, std = torch.cat(columns, 1).numpy()
+    truth = t.cpu().double().numpy()
+    edges = np.linspace(0, 1, bins + 1) if isinstance(bins, int) else np.asarray(bins)
+    place = np.digitize(truth, edges[1:-1])
+    groups = [np.flatnonzero(place == k) for k in range(len(edges) - 1)]
+    groups = [g for g in groups if len(g) > 1]
+    error, level = mean - truth, np.linspace(0.05, 0.95, 19)
+    per_bin = {
+        "t": [truth[g].mean() for g in groups],
+        "count": [len(g) for g in groups],
+        "bias": [error[g].mean() for g in groups],
+        "bias_se": [error[g].std(ddof=1) / math.sqrt(len(g)) for g in groups],
+        "std": [std[g].mean() for g in groups],
+    }
+    coverage = (np.abs(2 * pit - 1)[:, None] <= level).mean(0)
+    return {"pit": pit, "level": level, "coverage": coverage} | {k: np.array(v) for k, v in per_bin.items()}

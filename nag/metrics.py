@@ -1,0 +1,193 @@
+"""Distances between generated and real images by torch-fidelity: its extraction, its Fréchet, kernel and manifold code.
+
+Our small classifier is registered beside Inception, so both take the same path. Features (N, D) are extracted once per
+set of images; every distance and its interval is computed from them. Generated comes first, real second, everywhere.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch_fidelity
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kernel_poly, kid_features_to_metric
+from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+from torch_fidelity.utils import create_feature_extractor, extract_featuresdict_from_input_id_cached
+
+from nag.data import to_float
+from nag.extractor import FEATURES
+
+FASHION = "fashion-mnist"
+INCEPTION = "inception-v3-compat"
+LAYERS = {FASHION: str(FEATURES), INCEPTION: "2048"}
+METRICS = ("fd", "kid", "precision", "recall")
+KID_SUBSET, KID_SUBSETS = 1000, 50
+Z95 = 1.959964
+
+
+class _FashionFeatures(torch_fidelity.FeatureExtractorBase):
+    """torch-fidelity's view of an Extractor: uint8 (B, 1 or 3 equal channels, 28, 28) to layers "192" and "logits"."""
+
+    source: tuple[nn.Module, ...] = ()
+
+    def __init__(self, name: str, features_list: list[str], **_):
+        super().__init__(name, features_list)
+        self.net = copy.deepcopy(self.source[0])  # torch-fidelity freezes and moves what it gets
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return str(FEATURES), "logits"
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "logits" if metric == "isc" else str(FEATURES)
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        grey = images[:, :1]
+        if images.dtype != torch.uint8 or images.shape[1] not in (1, 3) or not bool((images == grey).all()):
+            raise ValueError(f"{self.name} got {images.dtype} {tuple(images.shape)}: give uint8 (B, C, 28, 28) with "
+                             "one channel or three equal ones")
+        features = self.net.features(to_float(grey)).float()
+        layers = {str(FEATURES): features, "logits": self.net.head(features)}
+        return tuple(layers[name] for name in self.features_list)
+
+
+class _Images(Dataset):
+    def __init__(self, images: Tensor):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+def register_extractor(net: nn.Module) -> None:
+    """Make torch-fidelity know a trained Extractor as "fashion-mnist"; a later call replaces the network."""
+    _FashionFeatures.source = (net,)
+    if FASHION not in FEATURE_EXTRACTORS_REGISTRY:
+        torch_fidelity.register_feature_extractor(FASHION, _FashionFeatures)
+
+
+def extract_features(images: Tensor, extractor: str = FASHION, batch_size: int = 256,
+                     weights: Path | None = None) -> Tensor:
+    """Features (N, D) float32 of uint8 images (N, C, H, W) through torch-fidelity; Inception's D is 2048, ours 192.
+
+    `weights` is a file of Inception weights (torch-fidelity's own copy unless told). Raises ValueError for an unknown
+    or unregistered extractor or images of another kind, FileNotFoundError if Inception's weights cannot be had.
+    """
+    if extractor not in LAYERS:
+        raise ValueError(f"unknown extractor {extractor!r}: choose one of {sorted(LAYERS)}")
+    if extractor not in FEATURE_EXTRACTORS_REGISTRY:
+        raise ValueError(f"{extractor!r} has no network yet: call register_extractor(net) with the trained classifier")
+    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
+        raise ValueError(f"got images {images.dtype} {tuple(images.shape)}: give uint8 (N, C, H, W) with N > 0")
+    if extractor == INCEPTION and images.shape[1] == 1:
+        images = images.expand(-1, 3, -1, -1)
+    settings = dict(cuda=torch.cuda.is_available(), verbose=False, feature_extractor_weights_path=weights)
+    try:
+        network = create_feature_extractor(extractor, [LAYERS[extractor]], **settings)
+    except OSError as error:  # URLError is one
+        place = weights or Path(torch.hub.get_dir()) / "checkpoints" / Path(URL_INCEPTION_V3).name
+        raise FileNotFoundError(f"no weights for {extractor} ({error}): put {URL_INCEPTION_V3} at {place}") from error
+    out = extract_featuresdict_from_input_id_cached(1, network, input1=_Images(images.cpu()), batch_size=batch_size,
+                                                    save_cpu_ram=True, cache=False, **settings)
+    return out[LAYERS[extractor]]
+
+
+def _check(features: Tensor, reference: Tensor, k: int, allow_rank_deficient: bool, per_dimension: int = 1) -> None:
+    if features.ndim != 2 or reference.ndim != 2 or features.shape[1] != reference.shape[1]:
+        raise ValueError(f"got features {tuple(features.shape)} and {tuple(reference.shape)}: give (N, D) and (M, D)")
+    for name, x, times in (("generated", features, per_dimension), ("real", reference, 1)):
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError(f"the {name} features are not finite: look at the images they come from")
+        if len(x) < times * (k + 2):
+            raise ValueError(f"{len(x)} {name} images are too few for k = {k}: give at least {times * (k + 2)}")
+        need = times * (x.shape[1] + 1)
+        if len(x) < need and not allow_rank_deficient:
+            raise ValueError(f"{len(x)} {name} images are too few: the Fréchet distance on {x.shape[1]} features needs "
+                             f"at least {need} here, or its covariance is singular; give more images, or pass "
+                             "allow_rank_deficient=True to compare like with like all the same")
+
+
+def distances(features: Tensor, reference: Tensor, k: int = 3, seed: int = 0,
+              allow_rank_deficient: bool = False) -> dict[str, float]:
+    """Fréchet distance, KID, precision and recall (k-th neighbour) of generated (N, D) against real (M, D) features.
+
+    Heusel et al. (2017), Binkowski et al. (2018), Kynkäänniemi et al. (2019), all by torch-fidelity. KID, the unbiased
+    squared MMD, is the mean over 50 subsets of min(1000, N, M) images drawn with `seed`. Raises ValueError for unlike
+    shapes, values that are not finite, or N or M below D + 1 unless `allow_rank_deficient`.
+    """
+    _check(features, reference, k, allow_rank_deficient)
+    x, y = features.double(), reference.double()  # torch-fidelity keeps the precision it is given
+    fd = fid_statistics_to_metric(*map(fid_features_to_statistics, (x, y)), verbose=False)[KEY_METRIC_FID]
+    kid = kid_features_to_metric(x, y, kid_subsets=KID_SUBSETS, kid_subset_size=min(KID_SUBSET, len(x), len(y)),
+                                 rng_seed=seed, verbose=False)[KEY_METRIC_KID_MEAN]
+    prc = prc_features_to_metric(features, reference, prc_neighborhood=k, save_cpu_ram=True, verbose=False)
+    return {"fd": fd, "kid": kid, "precision": prc[KEY_METRIC_PRECISION], "recall": prc[KEY_METRIC_RECALL]}
+
+
+def _half_samples(features: Tensor, reference: Tensor, k: int, resamples: int, seed: int) -> Iterator[list[float]]:
+    """Fréchet distance, KID and recall of random halves of the generated images, KID without the real images' term."""
+    x, y = features.double().numpy(), reference.double().numpy()
+    mean, cov = y.mean(axis=0), np.cov(y, rowvar=False)
+    values, vectors = np.linalg.eigh(cov)
+    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
+    within, across = kernel_poly(x, x), kernel_poly(x, y).mean(axis=1)
+    to_real = torch.cdist(features, reference).numpy()
+    # Enough neighbours that k + 1 of them are in any half: fewer among 16 (k + 1) has a chance of about 1e-14 at k = 3
+    near, order = (a.numpy() for a in torch.cdist(features, features).topk(min(16 * (k + 1), len(x)), largest=False))
+    rng, half = np.random.default_rng(seed), len(x) // 2
+    for _ in range(resamples):
+        s = rng.permutation(len(x))[:half]
+        chosen = np.zeros(len(x))
+        chosen[s] = 1
+        c = np.cov(x[s], rowvar=False)
+        # tr sqrt(C_s C) = tr sqrt(R C_s R) with R = sqrt(C): symmetric, so many times cheaper than a general spectrum
+        cross = np.sqrt(np.linalg.eigvalsh(root @ c @ root).clip(0)).sum()
+        fd = np.square(x[s].mean(axis=0) - mean).sum() + np.trace(c) - 2 * cross
+        pairs = chosen @ within @ chosen - within.diagonal()[s].sum()
+        kid = pairs / (half * (half - 1)) - 2 * across[s].mean()
+        place = (chosen[order[s]].cumsum(axis=1) == k + 1).argmax(axis=1)
+        radii = near[s, place]
+        yield [fd, kid, (to_real[s] <= radii[:, None]).any(axis=0).mean()]
+
+
+def _wilson(p: float, n: int) -> tuple[float, float]:
+    """95 % interval of a binomial fraction (Wilson, 1927), which keeps a width at p = 0 and p = 1."""
+    centre, width = p + Z95**2 / (2 * n), Z95 * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
+    return (centre - width) / (1 + Z95**2 / n), (centre + width) / (1 + Z95**2 / n)
+
+
+def with_intervals(features: Tensor, reference: Tensor, k: int = 3, resamples: int = 100, seed: int = 0,
+                   allow_rank_deficient: bool = False) -> dict[str, dict[str, float]]:
+    """`distances` with 95 % intervals over the N generated images: {metric: {"value", "low", "high", "n"}}.
+
+    The interval is for the value at this N, against these real images. Raises ValueError as `distances` does, and for N
+    below 2 (D + 1), because halves of the images are measured.
+    """
+    _check(features, reference, k, allow_rank_deficient, per_dimension=2)
+    value, n = distances(features, reference, k, seed, allow_rank_deficient), len(features)
+    # Drawing with replacement would repeat images: that narrows the covariance, raising the Fréchet distance by as much
+    # again as its own finite-N bias, and it puts neighbours at distance zero, shrinking recall's balls. Halves drawn
+    # without replacement (half-sampling, McCarthy, 1969; delete-d jackknife, Shao and Wu, 1989) repeat nothing, and
+    # their spread about their mean is that of the whole sample: (1 - 1/2) var / (N/2) = var / N. Only that spread is
+    # used, so their larger bias cancels. Precision is a mean over images independent given the real ones: binomial.
+    fd, kid, recall = np.std(list(_half_samples(features, reference, k, resamples, seed)), axis=0, ddof=1)
+    out = {}
+    for name, error in (("fd", fd), ("kid", kid), ("recall", recall)):
+        out[name] = {"low": float(value[name] - Z95 * error), "high": float(value[name] + Z95 * error)}
+    out["precision"] = dict(zip(("low", "high"), _wilson(value["precision"], n), strict=True))
+    return {name: {"value": value[name], **out[name], "n": n} for name in METRICS}

@@ -1,0 +1,126 @@
+"""The results as one table, and the closing line of `make repro` that sets new numbers beside the committed ones."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from nag.files import atomic, read_json
+from nag.paths import DATA, RESULTS, ROOT
+
+START, END = "<!-- made by `make readme` -->", "<!-- end -->"
+METRICS = ("fd", "kid", "precision", "recall", "shift_late")
+
+
+def build_summary(folder: Path, families: list[str]) -> dict:
+    """{family: {arm: {metric: {value, low, high, n, seeds}, "nfe", "protocol"}}} from a results folder's files.
+
+    Raises FileNotFoundError naming the file that is missing.
+    """
+    summary = {}
+    for family in families:
+        quality = read_json(folder / "metrics" / f"quality-{family}.json")
+        shift = read_json(folder / "metrics" / f"shift-{family}.json")
+        summary[family] = {}
+        for arm, values in quality.items():
+            protocol = read_json(folder / "protocols" / f"{family}-{arm.replace('+', '-')}.json")
+            seeds = [protocol["seeds"][0], protocol["seeds"][0] + shift[arm]["shift_late"]["n"] - 1]
+            summary[family][arm] = values | {"shift_late": shift[arm]["shift_late"] | {"seeds": seeds},
+                                             "nfe": protocol["nfe"], "protocol": protocol}
+    return summary
+
+
+def paper_ratios() -> dict[str, dict[str, float]]:
+    """The paper's FID of each arm over its unguided one, ImageNet 256, by model, from data/paper_results.csv."""
+    table = pd.read_csv(DATA / "paper_results.csv")
+    table = table[(table.table == "imagenet_converged") & (table.metric == "fid")]
+    arms = {("none", 0): "none", ("none", 1): "nag", ("cfg", 0): "cfg", ("cfg", 1): "cfg+nag"}
+    ratios = {}
+    for model, rows in table.groupby("model"):
+        fid = {arms[r.guidance, r.nag]: r.value for r in rows.itertuples()}
+        ratios[model] = {arm: value / fid["none"] for arm, value in fid.items()}
+    return ratios
+
+
+def committed(name: str) -> dict | list | None:
+    """A results file as it is in Git's HEAD, or None."""
+    try:
+        text = subprocess.run(["git", "show", f"HEAD:results/{name}"], cwd=ROOT, check=True, capture_output=True).stdout
+        return json.loads(text)
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return None
+
+
+def compare(new: dict, old: dict | None) -> list[str]:
+    """Lines that set each arm's distance and late shift beside the committed ones; intervals that overlap agree."""
+    lines = []
+    for family, arms in new.items():
+        for arm, values in arms.items():
+            parts = [f"{family} {arm:8}"]
+            for metric in ("fd", "shift_late"):
+                a = values[metric]
+                parts.append(f"{metric} {a['value']:+.4f} [{a['low']:+.4f}, {a['high']:+.4f}]")
+                try:
+                    b = old[family][arm][metric]
+                    agree = a["low"] <= b["high"] and b["low"] <= a["high"]
+                    parts.append(f"(committed {b['value']:+.4f}: {'agrees' if agree else 'DIFFERS'})")
+                except (TypeError, KeyError):
+                    parts.append("(nothing committed)")
+            lines.append("  ".join(parts))
+    return lines
+
+
+def close() -> None:
+    """Print where the results are, the headline numbers, and whether they agree with the committed ones."""
+    summary = read_json(RESULTS / "summary.json")
+    print("\nFréchet distance and late noise shift, 95 % intervals, beside what is committed:")
+    print("\n".join(f"  {line}" for line in compare(summary, committed("summary.json"))))
+    gains = [f"{family}: NAG alone takes the distance to {arms['nag']['fd']['value'] / arms['none']['fd']['value']:.2f} of the "
+             f"unguided one, with CFG to {arms['cfg+nag']['fd']['value'] / arms['cfg']['fd']['value']:.2f} of CFG's"
+             for family, arms in summary.items()]
+    print(f"Done. {'; '.join(gains)}. Figures: results/figures, numbers: results/summary.json and results/claims.json, "
+          "executed notebooks: results/executed.")
+
+
+def readme_tables(summary: dict, claims: list[dict]) -> str:
+    """The README's tables of results and claims, as Markdown made from the results files."""
+    def cell(x: dict, digits: int = 3) -> str:
+        return f"{x['value']:.{digits}f} [{x['low']:.{digits}f}, {x['high']:.{digits}f}]"
+
+    lines = ["| family | arm | w_nag | CFG scale | NFE | Fréchet distance | KID × 1000 | precision | recall | late shift × 1000 |",
+             "|---|---|---|---|---|---|---|---|---|---|"]
+    for family, arms in summary.items():
+        for arm, s in arms.items():
+            guidance = s["protocol"]["guidance"]
+            kid, late = ({k: 1000 * s[m][k] for k in ("value", "low", "high")} for m in ("kid", "shift_late"))
+            lines.append(f"| {family} | {arm} | {guidance['w_nag']:g} | {guidance['cfg']:g} | {s['nfe']} | {cell(s['fd'])} | "
+                         f"{cell(kid, 2)} | {cell(s['precision'])} | {cell(s['recall'])} | {cell(late, 2)} |")
+    lines += ["", "Distance relative to the unguided arm, beside the paper's FID ratios (other data, other features, SDE samplers):", "",
+              "| | none | NAG | CFG | CFG + NAG |", "|---|---|---|---|---|"]
+    ratios = {f"{f}-mini, Fashion-MNIST, here": {a: s["fd"]["value"] / arms["none"]["fd"]["value"] for a, s in arms.items()}
+              for f, arms in summary.items()}
+    for name, row in (ratios | {f"{m}, ImageNet 256, paper": r for m, r in paper_ratios().items()}).items():
+        lines.append(f"| {name} | " + " | ".join(f"{row[a]:.2f}" for a in ("none", "nag", "cfg", "cfg+nag")) + " |")
+    lines += ["", "| claim | what the paper says | verdict here | evidence |", "|---|---|---|---|"]
+    for c in claims:
+        where = f"`results/{c['evidence']['file']}`, `{c['evidence']['key']}`" if c["evidence"]["file"] else "none"
+        lines.append(f"| {c['id']} | {c['statement']} | **{c['verdict']}**: {c['note']} | {where} |")
+    return "\n".join(lines)
+
+
+def write_readme() -> None:
+    """Put the tables between the README's markers."""
+    path = ROOT / "README.md"
+    head, _, rest = path.read_text().partition(START)
+    tables = readme_tables(read_json(RESULTS / "summary.json"), read_json(RESULTS / "claims.json"))
+    with atomic(path) as part:
+        part.write_text(f"{head}{START}\n{tables}\n{END}{rest.partition(END)[2]}")
+
+
+if __name__ == "__main__":
+    verbs = {"close": close, "readme": write_readme}
+    if len(sys.argv) != 2 or sys.argv[1] not in verbs:
+        sys.exit(f"usage: python -m nag.results {' | '.join(verbs)}")
+    verbs[sys.argv[1]]()

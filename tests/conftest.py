@@ -1,0 +1,53 @@
+"""Seeds every test, keeps plots off the screen, skips GPU tests without a GPU, runs slow tests only with --run-slow."""
+
+import random
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+matplotlib.use("Agg")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--run-slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if item.get_closest_marker("slow") and not config.getoption("--run-slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: add --run-slow"))
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA here"))
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test starts from the same global generators, alone or in the whole suite."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """Training and sampling run on the CPU even where there is a GPU: only there is bitwise equality promised."""
+    for module in ("train", "generate"):
+        monkeypatch.setattr(f"nag.{module}.best_device", lambda: torch.device("cpu"))
+
+
+@pytest.fixture
+def tiny():
+    """Builds a DiT of width 32 and depth 1; `awake` replaces adaLN-zero's silent start by random weights."""
+    from nag.models import DiT, ModelConfig
+
+    def build(awake=True, **sizes):
+        net = DiT(ModelConfig(**{"input_size": 8, "width": 32, "depth": 1, "heads": 2, "classes": 3} | sizes))
+        if awake:
+            for parameter in net.parameters():
+                if parameter.requires_grad:
+                    torch.nn.init.normal_(parameter, std=0.2)
+        return net.eval()
+
+    return build

@@ -1,0 +1,128 @@
+"""House rules: one set of versions, clean notebooks, imports in one direction, no host name of a package registry."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from graphlib import TopologicalSorter
+
+import nbformat
+import pytest
+import yaml
+from IPython.core.inputtransformer2 import TransformerManager
+
+from nag.paths import ROOT
+
+LAYERS = [
+    ["paths", "rng", "files", "device", "interpolant"],
+    ["toy", "models", "estimator", "extractor", "data"],
+    ["checkpoint", "guidance"],
+    ["samplers"],
+    ["train", "shift", "metrics", "generate", "bench"],
+    ["canvas", "figures", "claims", "results"],
+]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MODULES = {path.stem: path for path in (ROOT / "nag").glob("*.py") if path.stem != "__init__"}
+
+
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(lines):
+    """{name: version} of lines such as `name==1.2 ; marker` or conda's `name=1.2`."""
+    found = (re.match(r"([\w.-]+)={1,2}([^\s;=]+)", line) for line in lines)
+    return {canonical(match[1]): match[2] for match in found if match}
+
+
+@pytest.fixture(scope="module")
+def lock():
+    return pins((ROOT / "requirements.lock").read_text().splitlines())
+
+
+@pytest.fixture(scope="module")
+def conda():
+    entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    flat = [line for entry in entries for line in (entry["pip"] if isinstance(entry, dict) else [entry])]
+    return {name: version for name, version in pins(flat).items() if name != "python"}
+
+
+def test_environment_yml_has_the_versions_of_the_lock(lock, conda):
+    assert {name: lock.get(name) for name in conda} == conda
+
+
+def test_every_direct_dependency_is_pinned_in_both_files(lock, conda):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    direct = project["dependencies"] + project["optional-dependencies"]["dev"]
+    names = {canonical(re.match(r"[\w.-]+", requirement)[0]) for requirement in direct}
+    assert names <= lock.keys(), f"not in requirements.lock: {names - lock.keys()}"
+    assert names == conda.keys(), f"not in both pyproject.toml and environment.yml: {names ^ conda.keys()}"
+
+
+def test_every_line_of_the_lock_is_an_exact_version(lock):
+    text = (ROOT / "requirements.lock").read_text()
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert len(lines) == len(lock)
+    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.+!]+( ; sys_platform == \"\w+\")?", line)] == []
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_stripped_short_and_parametrised(path):
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert not any(cell.outputs or cell.execution_count for cell in cells), "run `make notebooks-strip`"
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
+    assert 6 <= len(cells) <= 15
+    plain = "\n".join(TransformerManager().transform_cell(cell.source) for cell in cells)
+    assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(plain))), "classes belong into nag/"
+
+
+def imported(path):
+    """Names of the nag modules that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            source = ".".join(filter(None, ["nag" if node.level else "", node.module]))
+            names |= {f"{source}.{alias.name}" for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("nag.")}
+
+
+def test_every_module_has_a_layer():
+    assert MODULES.keys() <= set(sum(LAYERS, [])), "name the new module in LAYERS"
+
+
+def test_imports_go_one_way():
+    level = {name: number for number, names in enumerate(LAYERS) for name in names}
+    graph = {name: imported(path) & MODULES.keys() for name, path in MODULES.items()}
+    assert sum(map(len, graph.values())) > 0
+    upward = [f"{name} imports {other}" for name in graph for other in graph[name] if level[other] > level[name]]
+    assert upward == []
+    TopologicalSorter(graph).prepare()  # raises CycleError if modules of one layer import each other in a circle
+
+
+@pytest.mark.parametrize(("name", "allowed"), [
+    ("canvas", {"paths", "files"}),
+    ("figures", {"paths", "files", "canvas"}),
+    ("guidance", set(sum(LAYERS[:3], [])) - {"models"}),
+    ("samplers", set(sum(LAYERS[:4], [])) - {"models"}),
+])
+def test_figures_read_arrays_while_guidance_and_samplers_take_callables(name, allowed):
+    assert imported(ROOT / "nag" / f"{name}.py") <= allowed
+
+
+def test_no_file_names_a_package_registry():
+    hosts = [".".join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("anaconda", "org"),
+                                           ("anaconda", "com"), ("npmjs", "org"), ("debian", "org"))]
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
+                            capture_output=True, text=True, check=True).stdout
+    files = [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+    texts = {path: content for path in files if b"\0" not in (content := path.read_bytes())}
+    assert ROOT / "pyproject.toml" in texts
+    assert [(str(path), host) for path, text in texts.items() for host in hosts if host.encode() in text] == []
