@@ -29,9 +29,10 @@ ARMS = {
 RC = {
     "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 10, "axes.labelsize": 10, "legend.fontsize": 9.5,
     "xtick.labelsize": 9, "ytick.labelsize": 9, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": DIM,
-    "xtick.color": DIM, "ytick.color": DIM, "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e8e8e8", "lines.linewidth": 1.8,
-    "lines.markersize": 5, "legend.frameon": False, "legend.handlelength": 3.2, "legend.columnspacing": 1.6,
+    "xtick.color": DIM, "ytick.color": DIM, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+    "grid.color": "#e8e8e8", "lines.linewidth": 1.8, "lines.markersize": 5,
+    "legend.frameon": False, "legend.handlelength": 3.2, "legend.columnspacing": 1.6,
     "figure.facecolor": "white", "savefig.facecolor": "white", "figure.constrained_layout.use": True,
     "svg.hashsalt": "nag", "svg.fonttype": "path",
 }
@@ -72,32 +73,38 @@ def need(table: Container[str], names: Sequence[str], what: str) -> None:
 
 def panels(n: int, columns: int) -> tuple[Figure, list[Axes]]:
     """A figure of n panels in rows of at most `columns`."""
-    rows, columns = math.ceil(n / columns), min(n, columns)
+    rows = math.ceil(n / columns)
+    columns = math.ceil(n / rows)
     fig, axes = plt.subplots(rows, columns, figsize=(WIDTH, 0.9 + 2.25 * rows), squeeze=False)
     for ax in axes.flat[n:]:
         ax.remove()
     return fig, list(axes.flat[:n])
 
 
-def frame(fig: Figure, title: str, note: str, handles: Sequence[Line2D] = ()) -> Figure:
-    """Title above; legend and note below; the axes get what is left (measured in inches, whatever the height)."""
+def frame(fig: Figure, title: str, note: str, *legends: Sequence[Line2D]) -> Figure:
+    """Title above; legends, a row each, and note below; the axes get what is left (in inches, whatever the height)."""
     height, bottom = fig.get_figheight(), 0.05
     fig.text(0.012, 1 - 0.07 / height, title, va="top", fontsize=11, weight="bold")
     if note:
-        lines = textwrap.wrap(note, 125)
+        lines = textwrap.wrap(note, 132, break_on_hyphens=False)
         fig.text(0.012, bottom / height, "\n".join(lines), va="bottom", fontsize=8, color=DIM, linespacing=1.2)
         bottom += 0.15 * len(lines) + 0.04
-    if handles:
+    for handles in reversed(legends):
         fig.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, bottom / height), ncols=len(handles),
                    borderaxespad=0)
         bottom += 0.27
-    fig.get_layout_engine().set(rect=(0, bottom / height, 1, 1 - (bottom + 0.33) / height))
+    fig.get_layout_engine().set(rect=(0.006, bottom / height, 0.986, 1 - (bottom + 0.33) / height))
     return fig
 
 
 def save(fig: Figure, name: str, folder: Path = FIGURES) -> Figure:
-    """Write folder/name.png (150 dpi) and folder/name.svg atomically, the same bytes each time; closes and returns fig."""
+    """Write folder/name.png (150 dpi) and .svg atomically, the same bytes each time; closes fig and returns it."""
     with style():
+        # The layout solver's last bits vary from run to run, and an SVG names its clips by hashes of them: round them.
+        fig.draw_without_rendering()
+        fig.set_layout_engine("none")
+        for ax in fig.axes:
+            ax.set_position([round(edge, 6) for edge in ax.get_position(original=True).bounds])
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             with atomic(Path(folder) / f"{name}.{kind}") as part:
                 fig.savefig(part, format=kind, dpi=150, metadata=metadata)

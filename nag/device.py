@@ -2,7 +2,9 @@
 
 import platform
 import shutil
+import sysconfig
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -44,9 +46,10 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 @cache
 def can_compile(device_type: str) -> bool:
-    """Whether torch.compile can work here: it needs a C++ compiler on a CPU and Triton on CUDA."""
+    """Whether torch.compile can work here: on a CPU it needs a C++ compiler and Python's headers, on CUDA Triton."""
     if device_type == "cpu":
-        return platform.system() != "Windows" and any(map(shutil.which, ("g++", "clang++", "c++")))
+        headers = Path(sysconfig.get_path("include"), "Python.h").is_file()
+        return headers and platform.system() != "Windows" and any(map(shutil.which, ("g++", "clang++", "c++")))
     return device_type == "cuda"
 
 
@@ -65,7 +68,7 @@ def describe(device: torch.device, precision: str, compiled: bool) -> str:
     elif can_compile(device.type):
         parts.append("compiled")
     else:
-        parts.append("not compiled (no C++ compiler found)" if device.type == "cpu" else "not compiled on this device")
+        parts.append("not compiled (no C++ compiler or Python headers)" if device.type == "cpu" else "not compiled here")
     if device.type == "cpu":
         parts.append(f"{torch.get_num_threads()} threads")
     return ", ".join(parts)

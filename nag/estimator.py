@@ -93,9 +93,9 @@ def quantiles(dist: TransformedDistribution, levels: Sequence[float], halvings: 
 
 def log_prob_gradient(net: nn.Module, x: Tensor, t: Tensor | float) -> Tensor:
     """Gradient in x of log g_phi(t | x), of x's shape; t is () or (B,) in (0, 1) (paper, classifier-based NAG)."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        log_prob = posterior(net, x).log_prob(torch.as_tensor(t).to(x))
+    with torch.inference_mode(False), torch.enable_grad():  # samplers run in inference mode; clones may be differentiated
+        x, t = x.detach().clone().requires_grad_(), torch.as_tensor(t).to(x).clone()
+        log_prob = posterior(net, x).log_prob(t)
         return torch.autograd.grad(log_prob.sum(), x)[0]
 
 
@@ -105,7 +105,8 @@ def estimator_loss(images: Tensor, path: str = "linear") -> BatchLoss:
     def loss(net: nn.Module, index: Tensor, gen: torch.Generator) -> Tensor:
         device = next(net.parameters()).device
         x0 = images[index]
-        t = T_MIN + (1 - 2 * T_MIN) * torch.rand(len(index), generator=gen)
+        u = (torch.arange(len(index)) + torch.rand(len(index), generator=gen)) / len(index)  # one t per stratum (VDM, 2021)
+        t = T_MIN + (1 - 2 * T_MIN) * u
         eps = torch.randn(x0.shape, generator=gen)
         x0, t, eps = (a.to(device) for a in (x0, t, eps))
         return -posterior(net, add_noise(x0, eps, t, path)).log_prob(t).mean()

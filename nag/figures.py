@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from nag.canvas import ARMS, DIM, INK, PALE, WIDTH, arm_style, frame, line, need, ordered, panels, save, style
 
 __all__ = ["calibration", "posterior_density", "quality", "sample_grid", "save", "shift_curves", "style",
            "training_curves", "tuning"]
 Z95 = 1.959964
+ROUND = (1, 2, 2.5, 5, 10)  # steps between ticks
 QUALITY = {"fd": "Fréchet distance\n(lower is better)", "kid": "KID\n(lower is better)",
            "precision": "precision, 0 to 1\n(higher is better)", "recall": "recall, 0 to 1\n(higher is better)"}
 
@@ -41,7 +42,7 @@ def posterior_density(sampled: Mapping[str, np.ndarray], control: np.ndarray, ti
     times, sets = np.asarray(times), {arm: sampled[arm] for arm in ordered(sampled)} | {"forward": control}
     for arm, levels in sets.items():
         if np.ndim(levels) != 2 or np.shape(levels)[1] != len(times):
-            raise ValueError(f"estimates of {arm!r} have shape {np.shape(levels)}: give one column per time ({len(times)})")
+            raise ValueError(f"estimates of {arm!r} are {np.shape(levels)}: give one column per time ({len(times)})")
     fig, axes = panels(len(at), 4)
     for ax, t in zip(axes, at, strict=True):
         k = _column(times, t)
@@ -49,7 +50,7 @@ def posterior_density(sampled: Mapping[str, np.ndarray], control: np.ndarray, ti
         for arm, levels in sets.items():
             values, look = np.asarray(levels)[:, k], arm_style(arm)
             if np.ptp(values) == 0:
-                raise ValueError(f"all estimates of {arm!r} at t = {times[k]:g} are alike: no density; choose another t")
+                raise ValueError(f"all estimates of {arm!r} at t = {times[k]:g} are alike: choose another t")
             sns.kdeplot(x=values, ax=ax, clip=(0, 1), color=look["color"], linestyle=look["linestyle"])
             x, y = ax.lines[-1].get_data()
             ax.fill_between(x, y, color=look["color"], alpha=0.25 if arm == "forward" else 0.08, lw=0)
@@ -58,8 +59,8 @@ def posterior_density(sampled: Mapping[str, np.ndarray], control: np.ndarray, ti
         first = ax.get_subplotspec().is_first_col()
         ax.set(xlabel="estimated level t′", ylabel="density (per unit of t′)" if first else "", ylim=(0, None),
                title=f"t = {times[k]:.3g}")
-        ax.xaxis.set_major_locator(MaxNLocator(3))
-        ax.yaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_locator(MaxNLocator(3, steps=ROUND))
+        ax.yaxis.set_major_locator(MaxNLocator(4, steps=ROUND))
         ax.grid(False)
     handles = [line(**arm_style(arm)) for arm in sets] + [line(color=INK, lw=1, label="nominal t")]
     return frame(fig, title, note, handles)
@@ -94,7 +95,7 @@ def shift_curves(times: np.ndarray, curves: Mapping[str, Mapping[str, np.ndarray
         ax.set_xlabel("nominal noise level t (sampling →)")
     whole.axvspan(late, 0, color=PALE, alpha=0.4, lw=0, zorder=0)
     whole.set(ylabel="shift δ(t), in units of t\n(sampled − forward estimate)", title="all of sampling, t from 1 to 0")
-    zoom.set_title(f"shaded part, t ≤ {late:g}")
+    zoom.set(ylabel="shift δ(t)", title=f"shaded part, t ≤ {late:g}")
     return frame(fig, title, note, [line(**arm_style(arm)) for arm in arms])
 
 
@@ -111,7 +112,8 @@ def sample_grid(images: Mapping[str, np.ndarray], labels: Sequence[str], *,
     n, shape, gap = len(labels), (len(labels), *stacks[arms[0]].shape[1:]), 2
     for arm, x in stacks.items():
         if x.dtype != np.uint8 or x.ndim != 4 or x.shape != shape or x.shape[1] not in (1, 3):
-            raise ValueError(f"images of {arm!r} are {x.dtype} {x.shape}: give uint8 ({n}, 1 or 3, H, W), alike for all arms")
+            raise ValueError(f"images of {arm!r} are {x.dtype} {x.shape}: give uint8 ({n}, 1 or 3, H, W), the same "
+                             "size for all arms")
     padded = [np.pad(x, ((0, 0), (0, 0), (0, gap), (0, gap)), constant_values=255) for x in stacks.values()]
     canvas = np.concatenate([np.concatenate(list(x), axis=2) for x in padded], axis=1)[:, :-gap, :-gap]
     height, width = shape[2] + gap, shape[3] + gap
@@ -127,7 +129,7 @@ def sample_grid(images: Mapping[str, np.ndarray], labels: Sequence[str], *,
 
 @style()
 def calibration(cal: Mapping[str, np.ndarray], *, pit_bins: int = 20,
-                title: str = "Calibration of the noise-level estimator on states of known level", note: str = "") -> Figure:
+                title: str = "Noise-level estimator on states of known level", note: str = "") -> Figure:
     """Four checks of `nag.estimator.calibration`'s arrays: PIT histogram, coverage, bias and posterior std against t.
 
     Bands hold 95 % of what N calibrated answers would give. Raises ValueError if an array is missing.
@@ -135,49 +137,48 @@ def calibration(cal: Mapping[str, np.ndarray], *, pit_bins: int = 20,
     need(cal, ("pit", "level", "coverage", "t", "bias", "bias_se", "std"), "the calibration")
     n, level = len(cal["pit"]), np.asarray(cal["level"])
     look = {"color": ARMS["nag"]["color"], "marker": "o"}
-    fig, ((pit, cover), (bias, std)) = plt.subplots(2, 2, figsize=(WIDTH, 5.6))
+    fig, ((pit, cover), (bias, std)) = plt.subplots(2, 2, figsize=(WIDTH, 5.8))
     count, edges = np.histogram(cal["pit"], pit_bins, (0, 1))
     pit.bar(edges[:-1], count * pit_bins / n, 1 / pit_bins, align="edge", color="#8fb8d8", edgecolor="white", lw=0.5)
     spread = Z95 * math.sqrt((pit_bins - 1) / n)
-    pit.axhspan(1 - spread, 1 + spread, color=DIM, alpha=0.35, lw=0, zorder=3, label="expected, 95 %")
+    pit.axhspan(1 - spread, 1 + spread, color=DIM, alpha=0.35, lw=0, zorder=3)
     pit.set(xlabel="cdf at the true t (PIT), 0 to 1", ylabel="density", title="PIT histogram", xlim=(0, 1))
-    pit.legend(loc="lower center")
     grid = np.linspace(0, 1, 101)
     spread = Z95 * np.sqrt(grid * (1 - grid) / n)
-    cover.fill_between(grid, grid - spread, grid + spread, color=DIM, alpha=0.35, lw=0, label="expected, 95 %")
-    cover.plot(level, cal["coverage"], **look, lw=1.2, label="measured")
-    cover.set(xlabel="nominal mass of the interval, 0 to 1", ylabel="coverage, 0 to 1", title="coverage of central intervals",
-              xlim=(0, 1), ylim=(0, 1))
-    cover.legend(loc="upper left")
+    cover.fill_between(grid, grid - spread, grid + spread, color=DIM, alpha=0.35, lw=0)
+    cover.plot(level, cal["coverage"], **look, lw=1.2)
+    cover.set(xlabel="nominal mass of the interval, 0 to 1", ylabel="coverage, 0 to 1",
+              title="coverage of central intervals", xlim=(0, 1), ylim=(0, 1))
     bias.axhline(0, color=INK, lw=1)
     bias.errorbar(cal["t"], cal["bias"], Z95 * np.asarray(cal["bias_se"]), **look, ls="none", capsize=2, lw=1.2)
-    bias.set(xlabel="true noise level t, 0 to 1", ylabel="mean of t′ − t, in units of t", title="bias, with 95 % intervals",
-             xlim=(0, 1))
+    bias.set(xlabel="true noise level t, 0 to 1", ylabel="mean t′ − t, in units of t", xlim=(0, 1),
+             title="bias, with 95 % intervals")
     std.plot(cal["t"], cal["std"], **look, lw=1.2)
     std.set(xlabel="true noise level t, 0 to 1", ylabel="std, in units of t", title="mean posterior standard deviation",
             xlim=(0, 1), ylim=(0, None))
-    return frame(fig, title, note)
+    return frame(fig, title, note, [line(**look, lw=1.2, label="measured"),
+                                    line(color=DIM, alpha=0.35, lw=7, label="expected if calibrated, 95 %")])
 
 
 @style()
 def training_curves(logs: Mapping[str, pd.DataFrame], *, title: str = "Training loss", note: str = "") -> Figure:
     """Loss against images seen, a panel per log with columns images, loss and seconds; logarithmic where positive.
 
-    Raw values are light, their running mean over a twentieth of the log dark. Raises ValueError if there is no log or column.
+    Raw values are light, their mean over ±10 % of the images dark. Raises ValueError if a log or column is missing.
     """
     if not logs:
         raise ValueError("nothing to draw: pass at least one training log")
     fig, axes = panels(len(logs), 3)
     for ax, (name, log) in zip(axes, logs.items(), strict=True):
         need(log, ("images", "loss", "seconds"), f"the log of {name!r}")
-        smooth = log["loss"].rolling(max(1, len(log) // 20), center=True, min_periods=1).mean()
-        ax.plot(log["images"], log["loss"], color="#9ecae1", lw=0.8)
-        ax.plot(log["images"], smooth, color=ARMS["nag"]["color"])
-        ax.set(xscale="log", xlabel="images seen", ylabel="loss", title=f"{name} ({log['seconds'].iloc[-1] / 60:.0f} min)")
-        if (log["loss"] > 0).all():
+        images, loss = log["images"].to_numpy(), log["loss"].to_numpy()
+        start, end = np.searchsorted(images, images / 1.1), np.searchsorted(images, images * 1.1, side="right")
+        ax.plot(images, loss, color="#9ecae1", lw=0.8)
+        ax.plot(images, [loss[a:b].mean() for a, b in zip(start, end, strict=True)], color=ARMS["nag"]["color"])
+        ax.set(xscale="log", xlabel="images seen", ylabel="loss", title=f"{name}, {log['seconds'].max() / 60:.0f} min")
+        if (loss > 0).all():
             ax.set_yscale("log")
-            # Losses often span less than a decade, where matplotlib would label no tick at all or all of them.
-            ax.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1, 0.4)))
+            ax.yaxis.set(major_locator=LogLocator(subs=(1, 2, 3, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
     return frame(fig, title, note, [line(color="#9ecae1", lw=0.8, label="as logged"),
                                      line(color=ARMS["nag"]["color"], label="running mean")])
 
@@ -196,15 +197,15 @@ def quality(summary: Mapping[str, Mapping[str, Mapping[str, float]]], *,
     for ax, (metric, name) in zip(axes, QUALITY.items(), strict=True):
         for row, arm in enumerate(arms):
             cell, look = summary[arm][metric], ARMS[arm]
-            ax.plot([cell["low"], cell["high"]], [row, row], color=look["color"], solid_capstyle="butt")
-            ax.plot(cell["value"], row, look["marker"], color=look["color"], ms=7, zorder=3)
-            ax.annotate(f"{cell['value']:.3g}", (cell["value"], row), (0, 7), textcoords="offset points", ha="center",
-                        fontsize=8.5)
+            ax.plot([cell["low"], cell["high"]], [row, row], color=look["color"], marker="|", ms=8, mew=1.5, lw=1.5)
+            ax.plot(cell["value"], row, look["marker"], color=look["color"], ms=6, zorder=3)
+            ax.annotate(f"{cell['value']:#.3g}".rstrip("."), (cell["value"], row), (0, 7), textcoords="offset points",
+                        ha="center", fontsize=8.5)
         ax.set_xlabel(name)
         ax.margins(x=0.2)
         if metric in ("fd", "kid"):
             ax.set_xlim(left=min(0, *(summary[arm][metric]["low"] for arm in arms)))
-        ax.xaxis.set_major_locator(MaxNLocator(3))
+        ax.xaxis.set_major_locator(MaxNLocator(4, steps=ROUND))
         ax.grid(axis="y", visible=False)
     axes[0].set_yticks(range(len(arms)), [ARMS[arm]["label"] for arm in arms], fontsize=10)
     axes[0].set_ylim(len(arms) - 0.6, -0.7)
@@ -221,8 +222,8 @@ def tuning(table: pd.DataFrame, chosen: Mapping[str, tuple[float, float]], *,
     need(table, ("w_nag", "cfg", "fd", "fd_low", "fd_high", "shift_late"), "the tuning table")
     scales = sorted(table["cfg"].unique())
     colors, markers = sns.color_palette("viridis", len(scales)), "o^sDvPX*"
-    fig, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.9))
-    lines = []
+    fig, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 4.2))
+    lines = [line(ls="none", label="CFG scale:")]
     for i, scale in enumerate(scales):
         rows = table[table["cfg"] == scale].sort_values("w_nag")
         look = {"color": colors[i], "marker": markers[i % len(markers)], "lw": 1.3}
@@ -230,20 +231,19 @@ def tuning(table: pd.DataFrame, chosen: Mapping[str, tuple[float, float]], *,
         left.errorbar(rows["w_nag"], rows["fd"], error, capsize=2, **look)
         right.plot(rows["w_nag"], rows["shift_late"], **look)
         lines.append(line(label=f"{scale:g}" + (" (off)" if scale == 1 else ""), **look))
-    rings = []
+    rings = [line(ls="none", label="chosen:")]
     for arm in ordered(chosen) if chosen else ():
         w, scale = chosen[arm]
         row = table[np.isclose(table["w_nag"], w) & np.isclose(table["cfg"], scale)]
         if row.empty:
-            raise ValueError(f"the choice of {arm!r}, w_nag = {w:g} and cfg = {scale:g}, is not in the table: sweep it too")
-        ring = {"color": ARMS[arm]["color"], "marker": ARMS[arm]["marker"], "ls": "none", "ms": 13, "mfc": "none", "mew": 2}
+            raise ValueError(f"the choice of {arm!r}, w_nag = {w:g} and cfg = {scale:g}, is not in the table: sweep it")
+        ring = arm_style(arm) | {"linestyle": "none", "ms": 13, "mfc": "none", "mew": 2}
         left.plot(w, row["fd"].iloc[0], zorder=4, **ring)
         right.plot(w, row["shift_late"].iloc[0], zorder=4, **ring)
-        rings.append(line(label=ARMS[arm]["label"], **ring | {"ms": 9}))
+        rings.append(line(**ring | {"ms": 9}))
     right.axhline(0, color=INK, lw=1, zorder=1)
-    left.set(xlabel="NAG weight w_nag", ylabel="Fréchet distance (95 % intervals)", title="sample quality (lower is better)")
-    right.set(xlabel="NAG weight w_nag", ylabel="late shift, in units of t", title="mean shift late in sampling (0: none)")
-    left.legend(handles=lines, title="CFG scale", title_fontsize=9.5)
-    if rings:
-        right.legend(handles=rings, title="chosen", title_fontsize=9.5, handlelength=1.5)
-    return frame(fig, title, note)
+    for ax in (left, right):
+        ax.set_xlabel(r"NAG weight $w_\mathrm{nag}$")
+    left.set(ylabel="Fréchet distance (95 % intervals)", title="sample quality (lower is better)")
+    right.set(ylabel="late shift, in units of t", title="mean shift late in sampling (0: none)")
+    return frame(fig, title, note, lines, *([rings] if chosen else []))

@@ -86,8 +86,8 @@ def sample(net: DiT, arm: Arm, config: SampleConfig, progress: bool = True) -> d
             field = GuidedField(run, labels_of(batch, c.classes).to(device), arm.terms(), config.precision)
             keep = min(len(batch), max(0, config.trajectories - first))
             trajectory = []
-            x = noise((c.channels, c.input_size, c.input_size))
-            for x, _ in SAMPLERS[config.sampler](field, x, times, noise, c.path):
+            start_x = noise((c.channels, c.input_size, c.input_size))
+            for x, _ in SAMPLERS[config.sampler](field, start_x, times, noise, c.path):
                 if keep:
                     trajectory.append(x[:keep].half().cpu())
                 bar.update(len(batch) if field.calls else 0)

@@ -108,8 +108,8 @@ def extract_features(images: Tensor, extractor: str = FASHION, batch_size: int =
 
 
 def _check(features: Tensor, reference: Tensor, k: int, allow_rank_deficient: bool, per_dimension: int = 1) -> None:
-    if features.ndim != 2 or reference.ndim != 2 or features.shape[1] != reference.shape[1]:
-        raise ValueError(f"got features {tuple(features.shape)} and {tuple(reference.shape)}: give (N, D) and (M, D)")
+    if features.ndim != 2 or reference.ndim != 2 or features.shape[1] != reference.shape[1] or features.shape[1] < 2:
+        raise ValueError(f"got features {tuple(features.shape)} and {tuple(reference.shape)}: give (N, D) and (M, D), D > 1")
     for name, x, times in (("generated", features, per_dimension), ("real", reference, 1)):
         if not bool(torch.isfinite(x).all()):
             raise ValueError(f"the {name} features are not finite: look at the images they come from")
@@ -157,7 +157,7 @@ def _half_samples(features: Tensor, reference: Tensor, k: int, resamples: int, s
         c = np.cov(x[s], rowvar=False)
         # tr sqrt(C_s C) = tr sqrt(R C_s R) with R = sqrt(C): symmetric, so many times cheaper than a general spectrum
         cross = np.sqrt(np.linalg.eigvalsh(root @ c @ root).clip(0)).sum()
-        fd = np.square(x[s].mean(axis=0) - mean).sum() + np.trace(c) - 2 * cross
+        fd = np.square(x[s].mean(axis=0) - mean).sum() + np.trace(c + cov) - 2 * cross
         pairs = chosen @ within @ chosen - within.diagonal()[s].sum()
         kid = pairs / (half * (half - 1)) - 2 * across[s].mean()
         place = (chosen[order[s]].cumsum(axis=1) == k + 1).argmax(axis=1)

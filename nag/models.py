@@ -10,7 +10,6 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-
 PATH_OF = {"sit": "linear", "dit": "ddpm"}  # the forward process of each family
 
 

@@ -89,15 +89,15 @@ def readme_tables(summary: dict, claims: list[dict]) -> str:
     def cell(x: dict, digits: int = 3) -> str:
         return f"{x['value']:.{digits}f} [{x['low']:.{digits}f}, {x['high']:.{digits}f}]"
 
-    lines = ["| family | arm | w_nag | CFG scale | NFE | Fréchet distance | KID × 1000 | precision | recall | late shift × 1000 |",
-             "|---|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| family | arm | w_nag | CFG scale | NFE | Fréchet distance | KID × 1000 | precision | recall | "
+             "late shift × 1000 |", "|---|---|---|---|---|---|---|---|---|---|"]
     for family, arms in summary.items():
         for arm, s in arms.items():
             guidance = s["protocol"]["guidance"]
             kid, late = ({k: 1000 * s[m][k] for k in ("value", "low", "high")} for m in ("kid", "shift_late"))
             lines.append(f"| {family} | {arm} | {guidance['w_nag']:g} | {guidance['cfg']:g} | {s['nfe']} | {cell(s['fd'])} | "
                          f"{cell(kid, 2)} | {cell(s['precision'])} | {cell(s['recall'])} | {cell(late, 2)} |")
-    lines += ["", "Distance relative to the unguided arm, beside the paper's FID ratios (other data, other features, SDE samplers):", "",
+    lines += ["", "Distance relative to the unguided arm, beside the paper's FID ratios (other data, features and samplers):", "",
               "| | none | NAG | CFG | CFG + NAG |", "|---|---|---|---|---|"]
     ratios = {f"{f}-mini, Fashion-MNIST, here": {a: s["fd"]["value"] / arms["none"]["fd"]["value"] for a, s in arms.items()}
               for f, arms in summary.items()}

@@ -4,6 +4,7 @@ One signature: field(x, t) -> v is any velocity field, x (B, ...) the state at t
 ends at the data; `noise(shape)` draws (B, *shape) for stochastic samplers. The state keeps x's dtype, float32 or better.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -74,6 +75,4 @@ def time_grid(sampler: str, steps: int) -> Tensor:
 
 def last(states: Iterator[State]) -> Tensor:
     """The sample: the last state's x."""
-    for x, _ in states:
-        pass
-    return x
+    return deque(states, maxlen=1)[0][0]

@@ -1,6 +1,6 @@
-"""The exact toy: a Gaussian mixture whose every diffusion quantity is a closed form, so that nothing is learned or guessed.
+"""The exact toy: a Gaussian mixture whose every diffusion quantity is a closed form, nothing learned or guessed.
 
-Contract: float64; x is (..., d) and t broadcasts against x.shape[:-1]; K components; a prior p(t) lives on T grid times.
+Contract: float64; x is (..., d), t broadcasts against x.shape[:-1]; K components; a prior p(t) lives on T grid times.
 All of it follows from p(x|t) = sum_k w_k N(x; alpha_t mu_k, alpha_t^2 Sigma_k + sigma_t^2 I).
 """
 
@@ -82,24 +82,24 @@ def forward(toy: Mixture, n: int, t: Tensor | float, gen: torch.Generator) -> Te
     return add_noise(x0, torch.randn(x0.shape, generator=gen, dtype=torch.float64), t, toy.path)
 
 
-def _components(toy: Mixture, x: Tensor, t: Tensor | float, kind: str | None) -> tuple[Tensor, Tensor | None]:
+def _components(toy: Mixture, x: Tensor, t: Tensor | float, kind: str | None) -> tuple[Tensor, Tensor]:
     """log w_k p(x|t,k) (..., K), and each component's own prediction (..., K, d) along its principal axes."""
     c = PATHS[toy.path](torch.as_tensor(t, dtype=torch.float64))
     alpha, sigma, d_alpha, d_sigma = (a[..., None, None] for a in c)
     m = torch.einsum("kd,kde->ke", toy.means, toy.axes)
+    precision = 1 / (alpha**2 * toy.variances + sigma**2)
     residual = torch.einsum("...d,kde->...ke", x.double(), toy.axes) - alpha * m
-    variance = alpha**2 * toy.variances + sigma**2
-    pull = residual / variance
-    log_joint = toy.weights.log() - 0.5 * ((residual * pull).sum(-1) + (2 * math.pi * variance).log().sum(-1))
-    if kind is None:
-        return log_joint, None
-    if kind == "score":
+    pull = residual * precision
+    log_joint = toy.weights.log() + 0.5 * ((precision / (2 * math.pi)).log().sum(-1) - (residual * pull).sum(-1))
+    # eps = sigma pull and x0 = m + alpha variance pull: unlike a conversion from the score, finite at t = 0 and t = 1.
+    if kind in (None, "score"):
         return log_joint, -pull
-    # Each is its own closed form: unlike a conversion from the score, finite at t = 0 and at t = 1.
     if kind == "eps":
         return log_joint, sigma * pull
-    x0 = m + alpha * toy.variances * pull
-    return log_joint, x0 if kind == "x0" else d_alpha * x0 + d_sigma * sigma * pull
+    gain = alpha * toy.variances
+    if kind == "x0":
+        return log_joint, m + gain * pull
+    return log_joint, d_alpha * m + (d_alpha * gain + d_sigma * sigma) * pull
 
 
 def _check(kind: str) -> None:
@@ -128,7 +128,7 @@ def score(toy: Mixture, x: Tensor, t: Tensor | float) -> Tensor:
 
 
 def velocity(toy: Mixture, x: Tensor, t: Tensor | float) -> Tensor:
-    """The probability-flow velocity E[v|x,t] (..., d); `functools.partial(velocity, toy)` is a field for the samplers."""
+    """The probability-flow velocity E[v|x,t] (..., d); `functools.partial(velocity, toy)` is a sampler's field."""
     return predict(toy, x, t, "v")
 
 
@@ -205,7 +205,7 @@ def posterior_gradient(toy: Mixture, x: Tensor, t: Tensor | float, prior: Prior)
 
 
 def as_network(conditional: Callable, dropped: Callable, path: str = "linear") -> Callable:
-    """Two velocity fields f(x, t) of x (n, d), t (n,) as one network for `nag.guidance.GuidedField`, on x (B, 1, 1, d)."""
+    """Two velocity fields f(x, t), x (n, d) and t (n,), as one network on x (B, 1, 1, d) for `nag.guidance`."""
 
     def net(x: Tensor, t: Tensor, labels: Tensor, drop_noise: Tensor) -> Tensor:
         flat, t, out = x.double().flatten(1), t.double(), torch.empty_like(x).flatten(1)

@@ -52,7 +52,7 @@ def no_compiler(monkeypatch):
 def test_without_a_compiler_the_module_runs_as_it_is(no_compiler):
     module = torch.nn.Linear(2, 2)
     assert device.maybe_compile(module, CPU) is module
-    assert "no C++ compiler found" in device.describe(CPU, "fp32", True)
+    assert "no C++ compiler or Python headers" in device.describe(CPU, "fp32", True)
 
 
 def test_compilation_can_be_declined():

@@ -50,7 +50,8 @@ def tiny(tmp_path_factory):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "tiny"]):
+    who = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "tiny"]):
         subprocess.run(["git", *command], cwd=folder, check=True, env=ENV)
     for name in data.MD5:
         data.fetch(name)
