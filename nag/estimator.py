@@ -20,36 +20,41 @@ FLOOR = 1e-6  # added to the local energy before its logarithm: the square of a 
 LOG_STD = (-7.0, 1.0)  # of z; at the lower end std(t) is 1e-3 t (1 - t), below any image's information about t
 
 
+def scaled_log(energy: Tensor) -> Tensor:
+    """Logarithm of an energy (any shape, >= 0), floored and brought to about [-3, 2]."""
+    return ((energy + FLOOR).log() + 4) / 3
+
+
 class NoiseEstimator(nn.Module):
     """Fully convolutional net from x (B, channels, H, W), H and W >= 4, to mixture parameters (B, components, 3).
 
-    The last axis is (logit of the weight, mean, log std) in z = logit(t). Raises ValueError for another channel count.
+    The last axis is (logit of the weight, mean, log std) in z = logit(t). The noise level is the energy of learned
+    filters where the image is quiet; softmax attention over places learns where. Raises ValueError for another shape.
     """
 
     def __init__(self, channels: int = 1, width: int = 32, components: int = 3):
         super().__init__()
         self.channels, self.components = channels, components
         self.filters = nn.Conv2d(channels, width, 3, padding=1, padding_mode="reflect")
-        self.body = nn.Sequential(
-            nn.Conv2d(width, 2 * width, 3, padding=1), nn.SiLU(),
-            nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1), nn.SiLU(),
-        )
-        self.head = nn.Sequential(nn.Linear(6 * width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 3 * components))
+        self.context = nn.Sequential(nn.Conv2d(width, 2 * width, 3, padding=1), nn.SiLU())
+        self.choice = nn.Conv2d(2 * width, width, 3, padding=1)
+        self.head = nn.Sequential(nn.Linear(5 * width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 3 * components))
+        self.skip = nn.Linear(5 * width, 3 * components)  # log energy is nearly 2 log t; the head adds the rest
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(f"the noise estimator was built for {self.channels} channels and got a state of shape "
                              f"{tuple(x.shape)}: pass (B, {self.channels}, H, W) or build it with the right `channels`")
-        # An instrument must be finer than what it measures: bf16 rounds a pixel near 1 by up to 0.004, so autocast is off.
+        # The instrument must be finer than what it measures: bf16 moves a pixel near 1 by up to 0.002, so no autocast.
         with torch.autocast(x.device.type, enabled=False):
-            response = self.filters(x.to(self.filters.weight.dtype))
-            energy = response.square()  # (B, width, H, W)
-            local = (F.avg_pool2d(energy, 2) + FLOOR).log()  # flat regions show sigma_t, whatever the edges elsewhere
-            features = self.body(local)
-            pooled = [features.mean((2, 3)), (features.square().mean((2, 3)) + FLOOR).log(),
-                      local.mean((2, 3)), (energy.mean((2, 3)) + FLOOR).log()]
-            raw = self.head(torch.cat(pooled, 1)).view(-1, self.components, 3)
-        return raw
+            energy = F.avg_pool2d(self.filters(x.to(self.skip.weight.dtype)).square(), 2)  # (B, width, H/2, W/2)
+            level = scaled_log(energy)
+            context = self.context(level)  # (B, 2 width, H/2, W/2)
+            attention = self.choice(context).flatten(2).softmax(2)  # (B, width, places)
+            quiet = scaled_log((attention * energy.flatten(2)).sum(2))
+            pooled = [quiet, (attention * level.flatten(2)).sum(2), level.mean((2, 3)), context.mean((2, 3))]
+            pooled = torch.cat(pooled, 1)  # (B, 5 width)
+            return (self.head(pooled) + self.skip(pooled)).view(-1, self.components, 3)
 
 
 def mixture(raw: Tensor) -> TransformedDistribution:
@@ -93,19 +98,22 @@ def quantiles(dist: TransformedDistribution, levels: Sequence[float], halvings: 
 
 def log_prob_gradient(net: nn.Module, x: Tensor, t: Tensor | float) -> Tensor:
     """Gradient in x of log g_phi(t | x), of x's shape; t is () or (B,) in (0, 1) (paper, classifier-based NAG)."""
-    with torch.inference_mode(False), torch.enable_grad():  # samplers run in inference mode; clones may be differentiated
+    with torch.inference_mode(False), torch.enable_grad():  # callers may be in inference mode
         x, t = x.detach().clone().requires_grad_(), torch.as_tensor(t).to(x).clone()
         log_prob = posterior(net, x).log_prob(t)
         return torch.autograd.grad(log_prob.sum(), x)[0]
 
 
 def estimator_loss(images: Tensor, path: str = "linear") -> BatchLoss:
-    """Mean negative log likelihood of t, uniform in [T_MIN, 1 - T_MIN], given x_t of images (N, C, H, W) in [-1, 1]."""
+    """Mean negative log likelihood of t given x_t, of images (N, C, H, W) in [-1, 1].
+
+    t is uniform in [T_MIN, 1 - T_MIN], one draw in each of B strata: less gradient noise (Kingma et al., VDM, 2021).
+    """
 
     def loss(net: nn.Module, index: Tensor, gen: torch.Generator) -> Tensor:
         device = next(net.parameters()).device
         x0 = images[index]
-        u = (torch.arange(len(index)) + torch.rand(len(index), generator=gen)) / len(index)  # one t per stratum (VDM, 2021)
+        u = (torch.arange(len(index)) + torch.rand(len(index), generator=gen)) / len(index)
         t = T_MIN + (1 - 2 * T_MIN) * u
         eps = torch.randn(x0.shape, generator=gen)
         x0, t, eps = (a.to(device) for a in (x0, t, eps))
@@ -115,12 +123,13 @@ def estimator_loss(images: Tensor, path: str = "linear") -> BatchLoss:
 
 
 @torch.no_grad()
-def calibration(net: nn.Module, x_t: Tensor, t: Tensor, bins: Sequence[float] | int = 20, batch: int = 500) -> dict[str, np.ndarray]:
+def calibration(net: nn.Module, x_t: Tensor, t: Tensor, bins: Sequence[float] | int = 20,
+                batch: int = 500) -> dict[str, np.ndarray]:
     """How honest the posterior is on states x_t (N, C, H, W) of known noise levels t (N,) in (0, 1).
 
     Arrays `pit` (N,), the cdf at the true t, uniform if calibrated; `level` and `coverage`, nominal and actual mass of
     central intervals; and per bin of t (edges or their number over [0, 1]; empty ones left out) `t`, `count`, `bias`
-    (posterior mean - t), `bias_se` and `std`, the mean posterior standard deviation. Raises ValueError if lengths differ.
+    (posterior mean - t), `bias_se` and `std`, the mean posterior std. Raises ValueError if lengths differ.
     """
     if len(x_t) != len(t):
         raise ValueError(f"got {len(x_t)} states and {len(t)} noise levels: pass one t per state")

@@ -178,7 +178,8 @@ def training_curves(logs: Mapping[str, pd.DataFrame], *, title: str = "Training 
         ax.set(xscale="log", xlabel="images seen", ylabel="loss", title=f"{name}, {log['seconds'].max() / 60:.0f} min")
         if (loss > 0).all():
             ax.set_yscale("log")
-            ax.yaxis.set(major_locator=LogLocator(subs=(1, 2, 3, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
+            ax.yaxis.set(major_locator=LogLocator(subs=(1, 2, 3, 5)), minor_locator=NullLocator(),
+                         major_formatter="{x:g}")
     return frame(fig, title, note, [line(color="#9ecae1", lw=0.8, label="as logged"),
                                      line(color=ARMS["nag"]["color"], label="running mean")])
 
@@ -242,8 +243,7 @@ def tuning(table: pd.DataFrame, chosen: Mapping[str, tuple[float, float]], *,
         right.plot(w, row["shift_late"].iloc[0], zorder=4, **ring)
         rings.append(line(**ring | {"ms": 9}))
     right.axhline(0, color=INK, lw=1, zorder=1)
-    for ax in (left, right):
-        ax.set_xlabel(r"NAG weight $w_\mathrm{nag}$")
-    left.set(ylabel="Fréchet distance (95 % intervals)", title="sample quality (lower is better)")
-    right.set(ylabel="late shift, in units of t", title="mean shift late in sampling (0: none)")
+    weight = r"NAG weight $w_\mathrm{nag}$"
+    left.set(xlabel=weight, ylabel="Fréchet distance (95 % intervals)", title="sample quality (lower is better)")
+    right.set(xlabel=weight, ylabel="late shift, in units of t", title="mean shift late in sampling (0: none)")
     return frame(fig, title, note, lines, *([rings] if chosen else []))

@@ -29,6 +29,8 @@ INCEPTION = "inception-v3-compat"
 LAYERS = {FASHION: str(FEATURES), INCEPTION: "2048"}
 METRICS = ("fd", "kid", "precision", "recall")
 KID_SUBSET, KID_SUBSETS = 1000, 50
+KEEP = 0.8
+LIMITS = {"fd": (0.0, math.inf), "kid": (-math.inf, math.inf), "recall": (0.0, 1.0)}
 Z95 = 1.959964
 
 
@@ -107,15 +109,16 @@ def extract_features(images: Tensor, extractor: str = FASHION, batch_size: int =
     return out[LAYERS[extractor]]
 
 
-def _check(features: Tensor, reference: Tensor, k: int, allow_rank_deficient: bool, per_dimension: int = 1) -> None:
+def _check(features: Tensor, reference: Tensor, k: int, allow_rank_deficient: bool, keep: float = 1.0) -> None:
     if features.ndim != 2 or reference.ndim != 2 or features.shape[1] != reference.shape[1] or features.shape[1] < 2:
-        raise ValueError(f"got features {tuple(features.shape)} and {tuple(reference.shape)}: give (N, D) and (M, D), D > 1")
-    for name, x, times in (("generated", features, per_dimension), ("real", reference, 1)):
+        raise ValueError(f"got features {tuple(features.shape)}, {tuple(reference.shape)}: give (N, D), (M, D), D > 1")
+    for name, x, kept in (("generated", features, keep), ("real", reference, 1.0)):
         if not bool(torch.isfinite(x).all()):
             raise ValueError(f"the {name} features are not finite: look at the images they come from")
-        if len(x) < times * (k + 2):
-            raise ValueError(f"{len(x)} {name} images are too few for k = {k}: give at least {times * (k + 2)}")
-        need = times * (x.shape[1] + 1)
+        need = math.ceil((k + 2) / kept)
+        if len(x) < need:
+            raise ValueError(f"{len(x)} {name} images are too few for k = {k}: give at least {need}")
+        need = math.ceil((x.shape[1] + 1) / kept)
         if len(x) < need and not allow_rank_deficient:
             raise ValueError(f"{len(x)} {name} images are too few: the Fréchet distance on {x.shape[1]} features needs "
                              f"at least {need} here, or its covariance is singular; give more images, or pass "
@@ -139,19 +142,19 @@ def distances(features: Tensor, reference: Tensor, k: int = 3, seed: int = 0,
     return {"fd": fd, "kid": kid, "precision": prc[KEY_METRIC_PRECISION], "recall": prc[KEY_METRIC_RECALL]}
 
 
-def _half_samples(features: Tensor, reference: Tensor, k: int, resamples: int, seed: int) -> Iterator[list[float]]:
-    """Fréchet distance, KID and recall of random halves of the generated images, KID without the real images' term."""
+def _subsamples(features: Tensor, reference: Tensor, k: int, resamples: int, seed: int) -> Iterator[list[float]]:
+    """Fréchet distance, KID (less the real images' own term) and recall of random 80 % of the generated images."""
     x, y = features.double().numpy(), reference.double().numpy()
     mean, cov = y.mean(axis=0), np.cov(y, rowvar=False)
     values, vectors = np.linalg.eigh(cov)
     root = vectors * np.sqrt(values.clip(0)) @ vectors.T
     within, across = kernel_poly(x, x), kernel_poly(x, y).mean(axis=1)
     to_real = torch.cdist(features, reference).numpy()
-    # Enough neighbours that k + 1 of them are in any half: fewer among 16 (k + 1) has a chance of about 1e-14 at k = 3
+    # Enough neighbours that k + 1 of them are in any subsample: for k = 3 that fails with a chance below 1e-30
     near, order = (a.numpy() for a in torch.cdist(features, features).topk(min(16 * (k + 1), len(x)), largest=False))
-    rng, half = np.random.default_rng(seed), len(x) // 2
+    rng, size = np.random.default_rng(seed), int(KEEP * len(x))
     for _ in range(resamples):
-        s = rng.permutation(len(x))[:half]
+        s = rng.permutation(len(x))[:size]
         chosen = np.zeros(len(x))
         chosen[s] = 1
         c = np.cov(x[s], rowvar=False)
@@ -159,7 +162,7 @@ def _half_samples(features: Tensor, reference: Tensor, k: int, resamples: int, s
         cross = np.sqrt(np.linalg.eigvalsh(root @ c @ root).clip(0)).sum()
         fd = np.square(x[s].mean(axis=0) - mean).sum() + np.trace(c + cov) - 2 * cross
         pairs = chosen @ within @ chosen - within.diagonal()[s].sum()
-        kid = pairs / (half * (half - 1)) - 2 * across[s].mean()
+        kid = pairs / (size * (size - 1)) - 2 * across[s].mean()
         place = (chosen[order[s]].cumsum(axis=1) == k + 1).argmax(axis=1)
         radii = near[s, place]
         yield [fd, kid, (to_real[s] <= radii[:, None]).any(axis=0).mean()]
@@ -176,18 +179,20 @@ def with_intervals(features: Tensor, reference: Tensor, k: int = 3, resamples: i
     """`distances` with 95 % intervals over the N generated images: {metric: {"value", "low", "high", "n"}}.
 
     The interval is for the value at this N, against these real images. Raises ValueError as `distances` does, and for N
-    below 2 (D + 1), because halves of the images are measured.
+    below (D + 1) / 0.8, because subsamples are measured. Takes about 8 N (N + M) bytes.
     """
-    _check(features, reference, k, allow_rank_deficient, per_dimension=2)
+    _check(features, reference, k, allow_rank_deficient, keep=KEEP)
     value, n = distances(features, reference, k, seed, allow_rank_deficient), len(features)
     # Drawing with replacement would repeat images: that narrows the covariance, raising the Fréchet distance by as much
-    # again as its own finite-N bias, and it puts neighbours at distance zero, shrinking recall's balls. Halves drawn
-    # without replacement (half-sampling, McCarthy, 1969; delete-d jackknife, Shao and Wu, 1989) repeat nothing, and
-    # their spread about their mean is that of the whole sample: (1 - 1/2) var / (N/2) = var / N. Only that spread is
-    # used, so their larger bias cancels. Precision is a mean over images independent given the real ones: binomial.
-    fd, kid, recall = np.std(list(_half_samples(features, reference, k, resamples, seed)), axis=0, ddof=1)
-    out = {}
-    for name, error in (("fd", fd), ("kid", kid), ("recall", recall)):
-        out[name] = {"low": float(value[name] - Z95 * error), "high": float(value[name] + Z95 * error)}
+    # again as its finite-N bias, and it puts neighbours at distance zero, shrinking recall's balls. Subsamples drawn
+    # without replacement (delete-d jackknife, Shao and Wu, 1989) repeat nothing. m of N images vary about their mean by
+    # (1 - m/N) var / m, which times m / (N - m) is var / N; their own bias cancels as only this spread is used. Where
+    # first-order terms vanish (both sets alike) it is too wide, by sqrt(1 + N/m) at most: so m is large, not N / 2.
+    # Precision is a mean over images that are independent given the real ones: binomial.
+    spread = np.std(list(_subsamples(features, reference, k, resamples, seed)), axis=0, ddof=1)
+    size, out = int(KEEP * n), {}
+    for (name, limits), error in zip(LIMITS.items(), spread * math.sqrt(size / (n - size)), strict=True):
+        low, high = (min(max(float(value[name] + z * error), limits[0]), limits[1]) for z in (-Z95, Z95))
+        out[name] = {"low": low, "high": high}
     out["precision"] = dict(zip(("low", "high"), _wilson(value["precision"], n), strict=True))
     return {name: {"value": value[name], **out[name], "n": n} for name in METRICS}

@@ -38,6 +38,16 @@ def on_cpu(monkeypatch):
 
 
 @pytest.fixture
+def tiny_disk():
+    """Any file of this process may have 4 kB: writing fails in the writer itself, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+@pytest.fixture
 def tiny():
     """Builds a DiT of width 32 and depth 1; `awake` replaces adaLN-zero's silent start by random weights."""
     from nag.models import DiT, ModelConfig

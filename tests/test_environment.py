@@ -15,10 +15,10 @@ from nag.paths import ROOT
 
 LAYERS = [
     ["paths", "rng", "files", "device", "interpolant"],
-    ["toy", "models", "estimator", "extractor", "data"],
+    ["toy", "models", "estimator", "data"],
     ["checkpoint", "guidance"],
     ["samplers"],
-    ["train", "shift", "metrics", "generate", "bench"],
+    ["train", "extractor", "shift", "metrics", "generate", "bench"],
     ["canvas", "figures", "claims", "results"],
 ]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

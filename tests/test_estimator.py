@@ -188,12 +188,14 @@ def test_loss_is_finite_at_both_ends_of_t(monkeypatch, extreme):
 
 def test_loss_is_the_likelihood_of_the_forward_state():
     x0, net, gen = states(8), random_net(), generator(5)
-    t = T_MIN + (1 - 2 * T_MIN) * torch.rand(8, generator=gen)
+    strata = (torch.arange(8) + torch.rand(8, generator=gen)) / 8
+    t = T_MIN + (1 - 2 * T_MIN) * strata
     x_t = add_noise(x0, torch.randn(x0.shape, generator=gen), t, "cosine")
     want = -posterior(net, x_t).log_prob(t).mean()
     assert torch.allclose(estimator_loss(x0, "cosine")(net, torch.arange(8), generator(5)), want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("s", [0.0, 0.1])
 def test_trained_posterior_is_the_exact_one(tmp_path, s):
     """Pixels N(0, s^2): posterior mean within half an exact posterior std (rms), and its own std right within 30 %."""

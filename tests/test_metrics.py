@@ -104,12 +104,12 @@ def test_too_few_images_for_the_covariance():
     with pytest.raises(ValueError, match="8 real images are too few"):
         distances(y, x)
     assert distances(x, y, allow_rank_deficient=True).keys() == set(METRICS)
-    with pytest.raises(ValueError, match="17 generated images are too few.*at least 18"):
-        with_intervals(normal(17, 8, 0), y)
+    with pytest.raises(ValueError, match="11 generated images are too few.*at least 12"):
+        with_intervals(normal(11, 8, 0), y)
 
 
 @pytest.mark.parametrize("x, y, match", [
-    (normal(20, 3, 0), normal(20, 4, 0), r"\(20, 3\) and \(20, 4\)"),
+    (normal(20, 3, 0), normal(20, 4, 0), r"\(20, 3\), \(20, 4\)"),
     (normal(20, 3, 0)[0], normal(20, 3, 0), "give"),
     (normal(20, 3, 0) * math.nan, normal(20, 3, 0), "generated features are not finite"),
     (normal(20, 1, 0), normal(20, 1, 0), "D > 1"),
@@ -186,31 +186,30 @@ def test_intervals_hold_the_value_and_repeat():
         assert found[name]["n"] == 200
 
 
-def test_half_sample_statistics_are_those_of_torch_fidelity():
-    """The cheap forms used on halves equal the real thing on the same half (KID up to the real images' own term)."""
-    x, y = normal(60, 4, 0, scale=1.3), normal(30, 4, 1)
-    fd, kid, recall = next(metrics._half_samples(x, y, 3, 1, 5))
-    half = x[np.random.default_rng(5).permutation(60)[:30]]
-    expected = distances(half, y)
+def test_subsample_statistics_are_those_of_torch_fidelity():
+    """The cheap forms used on subsamples equal the real thing on the same images (KID up to the real images' term)."""
+    x, y = normal(100, 4, 0, scale=1.3), normal(80, 4, 1)
+    fd, kid, recall = next(metrics._subsamples(x, y, 3, 1, 5))
+    expected = distances(x[np.random.default_rng(5).permutation(100)[:80]], y)
     kernel = (y.double() @ y.double().T / 4 + 1) ** 3
-    own = (kernel.sum() - kernel.trace()) / (30 * 29)
+    own = (kernel.sum() - kernel.trace()) / (80 * 79)
     assert fd == pytest.approx(expected["fd"], rel=1e-8)
     assert kid + own.item() == pytest.approx(expected["kid"], rel=1e-8)
-    assert recall == pytest.approx(expected["recall"], abs=1e-9)
+    assert recall == pytest.approx(expected["recall"], abs=1e-6)
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_width_matches_the_true_spread_of_repeated_draws(name, repeated):
-    """Against 40 fresh sets of 100 images: mean half-width / 1.96 over their standard deviation is near 1."""
+    """Against 40 fresh sets of 150 images: mean half-width / 1.96 over their standard deviation is near 1."""
     found = [f[name] for f in repeated]
     width = np.mean([f["high"] - f["low"] for f in found]) / (2 * metrics.Z95)
-    assert 0.75 < width / np.std([f["value"] for f in found], ddof=1) < 1.45
+    assert 0.7 < width / np.std([f["value"] for f in found], ddof=1) < 1.45
 
 
 @pytest.fixture(scope="module")
 def repeated():
-    y = normal(150, 4, 999)
-    return [with_intervals(normal(100, 4, seed, scale=1.25, shift=0.1), y, resamples=25) for seed in range(40)]
+    y = normal(200, 4, 999)
+    return [with_intervals(normal(150, 4, seed, scale=1.25, shift=0.4), y, resamples=25) for seed in range(40)]
 
 
 def test_interval_of_a_fraction_at_the_edges():
