@@ -30,7 +30,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_weights(path: Path, module: nn.Module, **metadata: str) -> None:
+def save_weights(path: Path, module: nn.Module, /, **metadata: str) -> None:
     """Write a module's weights as bf16 safetensors with text metadata, atomically; raises OSError with advice."""
     state = {k: v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in module.state_dict().items()}
     with atomic(path) as part:
@@ -126,6 +126,6 @@ def load(path: Path, kind: str = "nag", heads: int | None = None) -> DiT:
     return _fill(DiT(config), state, path)
 
 
-def save(path: Path, net: DiT, **metadata: str) -> None:
+def save(path: Path, net: DiT, /, **metadata: str) -> None:
     """Write a network with its configuration, as `load` reads it."""
     save_weights(path, net, config=net.config.model_dump_json(), **metadata)

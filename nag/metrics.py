@@ -27,10 +27,10 @@ from nag.extractor import FEATURES
 FASHION = "fashion-mnist"
 INCEPTION = "inception-v3-compat"
 LAYERS = {FASHION: str(FEATURES), INCEPTION: "2048"}
-METRICS = ("fd", "kid", "precision", "recall")
+METRICS = ("fd", "fd_inf", "kid", "precision", "recall")
 KID_SUBSET, KID_SUBSETS = 1000, 50
 KEEP = 0.8
-LIMITS = {"fd": (0.0, math.inf), "kid": (-math.inf, math.inf), "recall": (0.0, 1.0)}
+LIMITS = {"fd": (0.0, math.inf), "fd_inf": (-math.inf, math.inf), "kid": (-math.inf, math.inf), "recall": (0.0, 1.0)}
 Z95 = 1.959964
 
 
@@ -174,12 +174,32 @@ def _wilson(p: float, n: int) -> tuple[float, float]:
     return (centre - width) / (1 + Z95**2 / n), (centre + width) / (1 + Z95**2 / n)
 
 
+def distance_ratio(features: Tensor, baseline: Tensor, reference: Tensor, resamples: int = 100, seed: int = 0) -> dict:
+    """Fréchet distance of one set over that of another made from the same N seeds: {"value", "low", "high", "n"}.
+
+    Paired: both are measured on the same subsamples of seeds, so what the arms share cancels (jackknife of log ratio).
+    Raises ValueError for sets of other sizes, and as `with_intervals` does.
+    """
+    if len(features) != len(baseline):
+        raise ValueError(f"{len(features)} and {len(baseline)} images: a paired ratio needs the same seeds in both")
+    whole, draws, n = [], [], len(features)
+    for x in (features, baseline):
+        _check(x, reference, 3, False, keep=KEEP)
+        whole.append(fid_statistics_to_metric(*map(fid_features_to_statistics, (x.double(), reference.double())),
+                                              verbose=False)[KEY_METRIC_FID])
+        draws.append(np.array(list(_subsamples(x, reference, 3, resamples, seed)))[:, 0])
+    size, value = int(KEEP * n), whole[0] / whole[1]
+    error = np.log(draws[0] / draws[1]).std(ddof=1) * math.sqrt(size / (n - size))
+    return {"value": value, "low": value * math.exp(-Z95 * error), "high": value * math.exp(Z95 * error), "n": n}
+
+
 def with_intervals(features: Tensor, reference: Tensor, k: int = 3, resamples: int = 100, seed: int = 0,
                    allow_rank_deficient: bool = False) -> dict[str, dict[str, float]]:
     """`distances` with 95 % intervals over the N generated images: {metric: {"value", "low", "high", "n"}}.
 
-    The interval is for the value at this N, against these real images. Raises ValueError as `distances` does, and for N
-    below (D + 1) / 0.8, because subsamples are measured. Takes about 8 N (N + M) bytes.
+    The interval is for the value at this N, against these real images. "fd_inf" is the Fréchet distance with the bias of a
+    finite N taken off, by its 1/N law (Chong and Forsyth, 2020) between N and the subsamples. Raises ValueError as
+    `distances` does, and for N below (D + 1) / 0.8, because subsamples are measured. Takes about 8 N (N + M) bytes.
     """
     _check(features, reference, k, allow_rank_deficient, keep=KEEP)
     value, n = distances(features, reference, k, seed, allow_rank_deficient), len(features)
@@ -189,9 +209,15 @@ def with_intervals(features: Tensor, reference: Tensor, k: int = 3, resamples: i
     # (1 - m/N) var / m, which times m / (N - m) is var / N; their own bias cancels as only this spread is used. Where
     # first-order terms vanish (both sets alike) it is too wide, by sqrt(1 + N/m) at most: so m is large, not N / 2.
     # Precision is a mean over images that are independent given the real ones: binomial.
-    spread = np.std(list(_subsamples(features, reference, k, resamples, seed)), axis=0, ddof=1)
+    draws = np.array(list(_subsamples(features, reference, k, resamples, seed)))
     size, out = int(KEEP * n), {}
-    for (name, limits), error in zip(LIMITS.items(), spread * math.sqrt(size / (n - size)), strict=True):
+    errors = dict(zip(("fd", "kid", "recall"), draws.std(axis=0, ddof=1) * math.sqrt(size / (n - size)), strict=True))
+    # fd(N) = fd_inf + c / N, so c / N = (mean fd(m) - fd(N)) m / (N - m); the mean's own error joins that of fd(N)
+    gain = size / (n - size)
+    value["fd_inf"] = float(value["fd"] - gain * (draws[:, 0].mean() - value["fd"]))
+    errors["fd_inf"] = errors["fd"] * math.sqrt(1 + gain / resamples)
+    for name, error in errors.items():
+        limits = LIMITS[name]
         low, high = (min(max(float(value[name] + z * error), limits[0]), limits[1]) for z in (-Z95, Z95))
         out[name] = {"low": low, "high": high}
     out["precision"] = dict(zip(("low", "high"), _wilson(value["precision"], n), strict=True))

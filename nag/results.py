@@ -11,7 +11,7 @@ from nag.files import atomic, read_json
 from nag.paths import DATA, RESULTS, ROOT
 
 START, END = "<!-- made by `make readme` -->", "<!-- end -->"
-METRICS = ("fd", "kid", "precision", "recall", "shift_late")
+METRICS = ("fd", "fd_inf", "kid", "precision", "recall", "shift_late")
 
 
 def build_summary(folder: Path, families: list[str]) -> dict:
@@ -89,13 +89,14 @@ def readme_tables(summary: dict, claims: list[dict]) -> str:
     def cell(x: dict, digits: int = 3) -> str:
         return f"{x['value']:.{digits}f} [{x['low']:.{digits}f}, {x['high']:.{digits}f}]"
 
-    lines = ["| family | arm | w_nag | CFG scale | NFE | Fréchet distance | KID × 1000 | precision | recall | "
-             "late shift × 1000 |", "|---|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| family | arm | w_nag | CFG scale | NFE | Fréchet distance | same, bias off | KID × 1000 | precision | recall | "
+             "late shift × 1000 |", "|---|---|---|---|---|---|---|---|---|---|---|"]
     for family, arms in summary.items():
         for arm, s in arms.items():
             guidance = s["protocol"]["guidance"]
             kid, late = ({k: 1000 * s[m][k] for k in ("value", "low", "high")} for m in ("kid", "shift_late"))
             lines.append(f"| {family} | {arm} | {guidance['w_nag']:g} | {guidance['cfg']:g} | {s['nfe']} | {cell(s['fd'])} | "
+                         f"{cell(s['fd_inf'])} | "
                          f"{cell(kid, 2)} | {cell(s['precision'])} | {cell(s['recall'])} | {cell(late, 2)} |")
     lines += ["", "Distance relative to the unguided arm, beside the paper's FID ratios (other data, features and samplers):", "",
               "| | none | NAG | CFG | CFG + NAG |", "|---|---|---|---|---|"]
