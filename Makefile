@@ -36,7 +36,7 @@ repro: setup ## run what is out of date, then compare with the committed numbers
 
 test: setup ## unit and pipeline tests, then every notebook at its small defaults
 	@status=0; \
-	$(BIN)/pytest -q tests || status=1; \
+	$(BIN)/pytest -q --run-slow tests || status=1; \
 	$(BIN)/pytest -q --nbval-lax --nbval-current-env notebooks || status=1; \
 	exit $$status
 

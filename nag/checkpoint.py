@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from nag.files import atomic
@@ -34,7 +34,7 @@ def save_weights(path: Path, module: nn.Module, /, **metadata: str) -> None:
     """Write a module's weights as bf16 safetensors with text metadata, atomically; raises OSError with advice."""
     state = {k: v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in module.state_dict().items()}
     with atomic(path) as part:
-        save_file(state, part, metadata)
+        part.write_bytes(serialized(state, {"nag": json.dumps(metadata, sort_keys=True)}))
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -48,15 +48,17 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+                return {key: file.get_tensor(key) for key in file.keys()}, json.loads((file.metadata() or {}).get("nag", "{}"))
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise ValueError(f"{path} is truncated or no weights file: fetch or make it again") from error
     except Exception as error:  # the unpickler's own error for anything but tensors
-        raise ValueError(f"{path} holds objects other than weights ({str(error).splitlines()[0]}); it is not loaded, "
+        raise ValueError(f"{path} holds objects other than weights ({type(error).__name__}); it is not loaded, "
                          "since that would execute code: save its state_dict alone") from error
-    if "ema" in state:
+    if isinstance(state, dict) and "ema" in state:
         state = state["ema"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no named tensors: save a module's state_dict, or name the right file")
     return state, {}
 
 

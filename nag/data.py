@@ -30,7 +30,7 @@ def read_verified(path: Path) -> bytes:
     """Unpacked content of a Fashion-MNIST archive; raises OSError if it is unreadable or its MD5 is wrong."""
     try:
         content = gzip.decompress(path.read_bytes())
-    except (EOFError, zlib.error) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise OSError(f"{path} is truncated or not a gzip file ({error})") from error
     if hashlib.md5(content).hexdigest() != MD5[path.name]:
         raise OSError(f"{path} is not the published file (MD5 differs)")

@@ -19,9 +19,9 @@ def _umask() -> int:
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the block ends well; raises OSError with advice if not."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{os.getpid()}.{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         part.chmod(0o666 & ~_umask())  # some writers make their files private
         part.replace(path)
@@ -29,7 +29,8 @@ def atomic(path: Path) -> Iterator[Path]:
         raise OSError(f"could not write {path}: {error.strerror or error}. Free some disk space or mend the rights "
                       "of its folder and run again; nothing written before is lost") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def write_json(path: Path, content: object) -> None:

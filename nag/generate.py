@@ -1,6 +1,7 @@
 """Sampling an arm of an experiment: N images with per-image seeds, some trajectories, and the protocol that made them."""
 
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (ValueError, OSError, EOFError, KeyError) as error:
+    except (ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is truncated or no npz file: delete it and run `dvc repro` again") from error
 
 

@@ -89,7 +89,10 @@ class GuidedField:
         outputs = {}
         for net in dict.fromkeys(branch[0] for branch in unique):
             mine = [branch for branch in unique if branch[0] is net]
-            outputs.update(zip(mine, self._evaluate(net, x, t, mine), strict=True))
+            found = self._evaluate(net, x, t, mine)
+            if net.config.prediction != self.net.config.prediction:
+                found = [convert(f, x.float(), t, net.config.prediction, self.net.config.prediction, net.config.path) for f in found]
+            outputs.update(zip(mine, found, strict=True))
         self.nfe, self.calls = self.nfe + len(unique), self.calls + 1
         plain = outputs[branches[0]]
         guided = plain

@@ -26,6 +26,8 @@ def uniform(steps: int, start: float = 1.0, end: float = 0.0) -> Tensor:
 
 def sde_times(steps: int, last_step: float = 0.04) -> Tensor:
     """SiT's grid for the reverse SDE: steps - 1 even steps from 1 to `last_step`, then one step to 0 (Ma et al., 2024)."""
+    if steps < 2:
+        raise ValueError(f"the SDE grid needs steps >= 2, not {steps}")
     return torch.cat([uniform(steps - 1, 1.0, last_step), torch.zeros(1, dtype=torch.float64)])
 
 

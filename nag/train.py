@@ -4,6 +4,7 @@ Everything random in step k is a function of (seed, k), so a run that is killed 
 """
 
 import hashlib
+import io
 import math
 import signal
 import threading
@@ -85,7 +86,8 @@ def denoising_loss(images: Tensor, labels: Tensor, class_dropout: float, noise_d
         drop_noise = torch.rand(len(index), generator=gen) < noise_dropout
         x0, y, t, eps, drop_noise = (a.to(device) for a in (x0, y, t, eps, drop_noise))
         pred = net(add_noise(x0, eps, t, net.config.path), t, y, drop_noise)
-        return (pred.float() - velocity_target(x0, eps, t, net.config.path)).square().mean()
+        target = {"v": velocity_target(x0, eps, t, net.config.path), "eps": eps, "x0": x0}[net.config.prediction]
+        return (pred.float() - target).square().mean()
 
     return loss
 
@@ -135,7 +137,10 @@ def fit(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, chec
     total = torch.zeros((), device=device)  # of the losses since the last record
     if checkpoint.exists():
         state = _read_checkpoint(checkpoint, config)
-        module.load_state_dict(state["model"])
+        try:
+            module.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise ValueError(f"{checkpoint} is of another network: delete it, or train under another name") from error
         optimizer.load_state_dict(state["optimizer"])
         torch._foreach_copy_(ema, [e.to(device) for e in state["ema"]])
         step, seconds, records = state["step"], state["seconds"], state["records"]
@@ -145,9 +150,11 @@ def fit(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, chec
 
     def save() -> None:
         with atomic(checkpoint) as part:
+            buffer = io.BytesIO()  # torch.save itself would raise RuntimeError on a full disk
             torch.save({"model": module.state_dict(), "ema": ema, "optimizer": optimizer.state_dict(), "step": step,
                         "total": total, "seconds": seconds + time.monotonic() - start, "records": records,
-                        "settings": config.model_dump_json()}, part)
+                        "settings": config.model_dump_json()}, buffer)
+            part.write_bytes(buffer.getbuffer())
 
     start = saved = time.monotonic()
     with _signals() as stop:
@@ -164,8 +171,9 @@ def fit(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, chec
             torch._foreach_lerp_(ema, [p.detach() for p in params], 1 - decay)
             total += value.detach()
             step += 1
+            stopping = bool(stop)  # a signal that comes later than this, e.g. during the yield, waits for the next step
             due = time.monotonic() - saved > save_seconds
-            if step % log_every == 0 or step == config.steps or due or stop:
+            if step % log_every == 0 or step == config.steps or due or stopping:
                 mean = (total / max(1, step - logged)).item()
                 if not math.isfinite(mean):
                     raise FloatingPointError(
@@ -178,12 +186,12 @@ def fit(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, chec
                                 "seconds": seconds + time.monotonic() - start})
                 total.zero_()
                 logged = step
-            if due or stop:
+            if due or stopping:
                 save()
                 saved = time.monotonic()
             if log:
                 yield records[-1]
-            if stop:
+            if stopping:
                 raise KeyboardInterrupt(f"stopped at step {step} of {config.steps}; run again to resume")
         save()
     torch._foreach_copy_([p.data for p in params], ema)

@@ -51,7 +51,6 @@ def test_a_writer_that_runs_out_of_space_leaves_the_old_file(tmp_path, tiny_disk
     assert read_json(path) == {"old": 1} and os.listdir(tmp_path) == ["a.json"]
 
 
-@pytest.mark.xfail(reason="atomic makes the folder outside its try")
 def test_a_folder_that_cannot_be_made_is_said_with_advice(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"could not write .*a\.json"):

@@ -149,7 +149,6 @@ def test_mixing_in_any_space_is_the_same(x, path, prediction):
     assert_close(guided(terms, x, Toy(prediction, path)), v, rtol=1e-3, atol=1e-4 * v.abs().max().item())
 
 
-@pytest.mark.xfail(reason="GuidedField subtracts outputs of different predictions")
 def test_a_negative_that_predicts_something_else_is_converted(x):
     """DoG or autoguidance with a DiT (eps) beside a SiT (v): their outputs may not be subtracted as they are."""
     same, other = Toy("v", gain=0.3), Toy("eps", gain=0.3)

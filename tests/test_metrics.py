@@ -103,7 +103,7 @@ def test_too_few_images_for_the_covariance():
         distances(x, y)
     with pytest.raises(ValueError, match="8 real images are too few"):
         distances(y, x)
-    assert distances(x, y, allow_rank_deficient=True).keys() == set(METRICS)
+    assert distances(x, y, allow_rank_deficient=True).keys() == set(METRICS) - {"fd_inf"}
     with pytest.raises(ValueError, match="11 generated images are too few.*at least 12"):
         with_intervals(normal(11, 8, 0), y)
 

@@ -136,7 +136,6 @@ def test_impossible_grids_are_refused(arguments):
         uniform(*arguments)
 
 
-@pytest.mark.xfail(reason="the message speaks of steps=0 where 1 was asked")
 def test_the_sde_grid_says_that_it_needs_two_steps():
     with pytest.raises(ValueError, match="2"):
         sde_times(1)

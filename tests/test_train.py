@@ -81,7 +81,6 @@ def test_a_signal_during_a_step_then_resuming_equals_no_interruption(tmp_path, b
     assert timeless(resumed) == timeless(records)
 
 
-@pytest.mark.xfail(reason="fit raises without saving if the signal comes during a yield")
 def test_a_signal_while_the_caller_holds_a_record_loses_nothing(tmp_path, build, loss):
     """The commonest moment of Ctrl-C in a notebook: the generator is suspended in its yield."""
     whole, parts, path = build(), build(), tmp_path / "parts.pt"
@@ -150,7 +149,6 @@ def test_a_loss_that_is_not_finite_stops_with_advice_and_keeps_the_last_good_sta
     assert state["step"] == 4 and all(v.isfinite().all() for v in state["model"].values())
 
 
-@pytest.mark.xfail(reason="torch.save's RuntimeError comes through")
 def test_a_full_disk_stops_with_advice(tmp_path, build, loss, tiny_disk):
     with pytest.raises(OSError, match=r"could not write .*a\.pt.*Free some disk space"):
         run(build(), loss, tmp_path / "a.pt")
@@ -163,7 +161,6 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, build, loss):
         run(build(), loss, tmp_path / "a.pt", config(lr=2e-3))
 
 
-@pytest.mark.xfail(reason="load_state_dict's RuntimeError comes through")
 def test_a_checkpoint_of_another_network_is_refused(tmp_path, build, tiny, loss):
     run(build(), loss, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"a\.pt"):
@@ -366,7 +363,6 @@ def test_first_losses_are_the_recorded_ones(tmp_path, build, loss):
     assert sum(p.abs().sum().item() for p in net.final_layer.parameters()) == pytest.approx(FINAL_LAYER, abs=1e-3)
 
 
-@pytest.mark.xfail(reason="denoising_loss takes every prediction for a velocity")
 @pytest.mark.parametrize("prediction", ["eps", "x0"])
 def test_the_loss_trains_what_the_network_predicts(prediction):
     """Of the constant data 2, x and t tell the noise: a network that answers in its own terms is perfect."""
