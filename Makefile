@@ -71,5 +71,5 @@ lock: setup ## upgrade .venv within pyproject.toml and pin it (then edit environ
 	@cp requirements.lock $(STAMP)
 
 clean: ## remove caches and build/ (not .venv, results/ or the DVC cache)
-	@rm -rf build dist .pytest_cache .ruff_cache *.egg-info
+	@rm -rf build/* dist .pytest_cache .ruff_cache *.egg-info
 	@find nag notebooks tests -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

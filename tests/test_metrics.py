@@ -11,7 +11,7 @@ from torch_fidelity import feature_extractor_inceptionv3, registry
 from nag import metrics
 from nag.data import to_float
 from nag.extractor import Extractor
-from nag.metrics import METRICS, distances, extract_features, register_extractor, with_intervals
+from nag.metrics import METRICS, distance_ratio, distances, extract_features, register_extractor, with_intervals
 
 
 def normal(n, d, seed, scale=1.0, shift=0.0):
@@ -216,3 +216,30 @@ def test_interval_of_a_fraction_at_the_edges():
     """Wilson's limits at p = 0 and n = 10 are 0 and z^2 / (n + z^2)."""
     low, high = metrics._wilson(0.0, 10)
     assert low == pytest.approx(0, abs=1e-12) and high == pytest.approx(1.959964**2 / (10 + 1.959964**2))
+
+
+def test_the_bias_corrected_distance_is_nearer_the_truth():
+    """Gaussians N(0, I) against N(0.5 e_1, I): the true Fréchet distance is 0.25, and few images add about d (d+1) / 4N."""
+    gaps = []
+    for seed in range(5):
+        x, y = normal(200, 16, seed), normal(20_000, 16, 100 + seed)
+        y[:, 0] += 0.5
+        cell = with_intervals(x, y, resamples=200, seed=seed)
+        gaps.append([cell["fd"]["value"] - 0.25, cell["fd_inf"]["value"] - 0.25])
+    raw, corrected = np.mean(gaps, axis=0)
+    assert raw > 0.2 and abs(corrected) < raw / 3
+
+
+def test_paired_ratio():
+    shared, y = normal(300, 8, 0), normal(5000, 8, 1)
+    near, far = shared + torch.tensor([0.5] + [0.0] * 7), shared + torch.tensor([1.0] + [0.0] * 7)
+    same = distance_ratio(near, near, y)
+    assert same["low"] == same["value"] == same["high"] == 1
+    half = distance_ratio(near, far, y)
+    assert half["low"] < half["value"] < half["high"] < 1
+    a, b = (with_intervals(x, y)["fd"] for x in (near, far))
+    assert half["value"] == pytest.approx(a["value"] / b["value"], rel=1e-9)
+    unpaired = sum(((c["high"] - c["low"]) / c["value"]) ** 2 for c in (a, b)) ** 0.5
+    assert (half["high"] - half["low"]) / half["value"] < unpaired  # what the arms share cancels
+    with pytest.raises(ValueError, match="paired ratio needs the same seeds"):
+        distance_ratio(near, far[:-1], y)
