@@ -90,8 +90,9 @@ class GuidedField:
         for net in dict.fromkeys(branch[0] for branch in unique):
             mine = [branch for branch in unique if branch[0] is net]
             found = self._evaluate(net, x, t, mine)
-            if net.config.prediction != self.net.config.prediction:
-                found = [convert(f, x.float(), t, net.config.prediction, self.net.config.prediction, net.config.path) for f in found]
+            kind, wanted = net.config.prediction, self.net.config.prediction
+            if kind != wanted:
+                found = [convert(f, x.float(), t, kind, wanted, net.config.path) for f in found]
             outputs.update(zip(mine, found, strict=True))
         self.nfe, self.calls = self.nfe + len(unique), self.calls + 1
         plain = outputs[branches[0]]

@@ -11,6 +11,7 @@ from nag.files import atomic, read_json
 from nag.paths import DATA, RESULTS, ROOT
 
 START, END = "<!-- made by `make readme` -->", "<!-- end -->"
+ARMS = ("none", "nag", "cfg", "cfg+nag")
 METRICS = ("fd", "fd_inf", "kid", "precision", "recall", "shift_late")
 
 
@@ -92,7 +93,8 @@ def readme_tables(summary: dict, claims: list[dict]) -> str:
     lines = ["| family | arm | w_nag | CFG scale | NFE | Fréchet distance | same, bias off | KID × 1000 | precision | recall | "
              "late shift × 1000 |", "|---|---|---|---|---|---|---|---|---|---|---|"]
     for family, arms in summary.items():
-        for arm, s in arms.items():
+        for arm in ARMS:
+            s = arms[arm]
             guidance = s["protocol"]["guidance"]
             kid, late = ({k: 1000 * s[m][k] for k in ("value", "low", "high")} for m in ("kid", "shift_late"))
             lines.append(f"| {family} | {arm} | {guidance['w_nag']:g} | {guidance['cfg']:g} | {s['nfe']} | {cell(s['fd'])} | "
@@ -103,11 +105,11 @@ def readme_tables(summary: dict, claims: list[dict]) -> str:
     ratios = {f"{f}-mini, Fashion-MNIST, here": {a: s["fd"]["value"] / arms["none"]["fd"]["value"] for a, s in arms.items()}
               for f, arms in summary.items()}
     for name, row in (ratios | {f"{m}, ImageNet 256, paper": r for m, r in paper_ratios().items()}).items():
-        lines.append(f"| {name} | " + " | ".join(f"{row[a]:.2f}" for a in ("none", "nag", "cfg", "cfg+nag")) + " |")
+        lines.append(f"| {name} | " + " | ".join(f"{row[a]:.2f}" for a in ARMS) + " |")
     lines += ["", "| claim | what the paper says | verdict here | evidence |", "|---|---|---|---|"]
     for c in claims:
         where = f"`results/{c['evidence']['file']}`, `{c['evidence']['key']}`" if c["evidence"]["file"] else "none"
-        lines.append(f"| {c['id']} | {c['statement']} | **{c['verdict']}**: {c['note']} | {where} |")
+        lines.append(f"| {c['id']} | {c['statement']} | **{c['verdict']}**: {c['note'].replace('|', '&#124;')} | {where} |")
     return "\n".join(lines)
 
 
