@@ -63,7 +63,7 @@ def tiny(tmp_path_factory):
     for part in (*params["estimator"].values(), params["extractor"]):
         part.update(images_seen=5120, warmup_steps=2, ema_decay=0.5)
     for part in params["tune"].values():
-        part.update(w_values="1.0", cfg_values="1.5", joint_w_values="0.5", joint_cfg_values="1.5", n_images=200, trajectories=20)
+        part.update(w_values="1.0", cfg_values="1.5", joint_w_values="0.5", joint_cfg_values="1.5", n_images=250, trajectories=20)
     params["sample"].update(n_images=400, steps=5, trajectories=20, compile=False, resamples=50,
                             sde_images=20, sde_steps=10)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
