@@ -43,6 +43,10 @@ def interval(value: np.ndarray, draws: np.ndarray) -> dict:
     return {"value": value, "low": low, "high": high}
 
 
+def _is_late(times: np.ndarray) -> np.ndarray:
+    return (times > 0) & (times <= LATE + 1e-9)
+
+
 def noise_shift(sampled: np.ndarray, control: np.ndarray, times: np.ndarray, resamples: int = 1000, seed: int = 0) -> dict:
     """delta(t) and its late mean from estimated times of sampled (M, K) and control (M', K) states at `times` (K,).
 
@@ -53,7 +57,7 @@ def noise_shift(sampled: np.ndarray, control: np.ndarray, times: np.ndarray, res
     """
     if sampled.shape[1] != len(times) or control.shape[1] != len(times):
         raise ValueError(f"estimates {sampled.shape} and {control.shape} must have one column per time ({len(times)})")
-    late, middle = (times > 0) & (times <= LATE + 1e-9), (times >= 0.4) & (times <= 0.9)
+    late, middle = _is_late(times), (times >= 0.4) & (times <= 0.9)
     if not (late.any() and middle.any()):
         raise ValueError(f"no time in (0, {LATE}] or in [0.4, 0.9]: use more steps")
     delta = sampled.mean(0) - control.mean(0)
@@ -69,7 +73,7 @@ def noise_shift(sampled: np.ndarray, control: np.ndarray, times: np.ndarray, res
 
 def late_ratio(shifted: dict, baseline: dict, times: np.ndarray) -> dict:
     """|late shift| of one arm over that of another, both from `noise_shift` with the same seed: {value, low, high}."""
-    late = (times > 0) & (times <= LATE + 1e-9)
+    late = _is_late(times)
     top, bottom = (np.abs(s["draws"][:, late].mean(1)) for s in (shifted, baseline))
     return interval(abs(shifted["late"]["value"]) / abs(baseline["late"]["value"]), top / bottom)
 
