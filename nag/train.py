@@ -20,7 +20,9 @@ from tqdm import tqdm
 
 from nag.device import autocast, best_device, maybe_compile, resolve_precision
 from nag.files import atomic
-from nag.interpolant import add_noise, velocity_target
+from nag.ddpm import discretise, variational_bound
+from nag.interpolant import add_noise, convert, velocity_target
+from nag.models import ModelConfig
 from nag.rng import generator
 
 BatchLoss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
@@ -73,9 +75,10 @@ def batch_indices(size: int, config: TrainConfig, step: int) -> Tensor:
 
 
 def denoising_loss(images: Tensor, labels: Tensor, class_dropout: float, noise_dropout: float) -> BatchLoss:
-    """Flow-matching loss on v with two independent dropouts (paper, Sec. 4: noise-condition dropout).
+    """Squared error of v, eps or x0 with two independent dropouts (paper, Sec. 4: noise-condition dropout).
 
-    images (N, C, H, W) float32 and labels (N,) live on the CPU; probabilities in [0, 1].
+    images (N, C, H, W) float32 and labels (N,) live on the CPU; probabilities in [0, 1]. t is uniform; on the path "ddpm"
+    it takes that path's 1000 levels. A network that learns its variance gets DiT's bound on top, the mean held fixed.
     """
 
     def loss(net: nn.Module, index: Tensor, gen: torch.Generator) -> Tensor:
@@ -85,11 +88,23 @@ def denoising_loss(images: Tensor, labels: Tensor, class_dropout: float, noise_d
         y = torch.where(torch.rand(len(index), generator=gen) < class_dropout, net.config.classes, y)
         drop_noise = torch.rand(len(index), generator=gen) < noise_dropout
         x0, y, t, eps, drop_noise = (a.to(device) for a in (x0, y, t, eps, drop_noise))
-        pred = net(add_noise(x0, eps, t, net.config.path), t, y, drop_noise)
-        target = {"v": velocity_target(x0, eps, t, net.config.path), "eps": eps, "x0": x0}[net.config.prediction]
-        return (pred.float() - target).square().mean()
+        config = net.config
+        t = discretise(t) if config.path == "ddpm" else t
+        x_t = add_noise(x0, eps, t, config.path)
+        out = net(x_t, t, y, drop_noise, full=True) if config.learn_sigma else net(x_t, t, y, drop_noise)
+        pred, fraction = out.float().tensor_split([x0.shape[1]], dim=1)
+        value = (pred - target(config, x0, eps, t)).square().mean()
+        if config.learn_sigma:
+            x0_hat = convert(pred.detach(), x_t, t, config.prediction, "x0", config.path)
+            value = value + variational_bound((fraction + 1) / 2, x0_hat, x0, x_t, t).mean()
+        return value
 
     return loss
+
+
+def target(config: ModelConfig, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    """What a network of this configuration should say of the state made of x0 and eps (B, C, H, W) at t (B,)."""
+    return {"v": velocity_target(x0, eps, t, config.path), "eps": eps, "x0": x0}[config.prediction]
 
 
 CONDITIONS = {  # way of asking: (drop class, drop noise level)
@@ -101,7 +116,7 @@ CONDITIONS = {  # way of asking: (drop class, drop noise level)
 @torch.inference_mode()
 def condition_losses(net: nn.Module, images: Tensor, labels: Tensor, seed: int, bins: int = 4,
                      batch: int = 500) -> dict[str, dict[str, float]]:
-    """Velocity loss on images (N, C, H, W) for each way of dropping conditions, by range of t; same noise for all."""
+    """Squared error on images (N, C, H, W) for each way of dropping conditions, by range of t; same noise for all."""
     gen, device = generator(seed), next(net.parameters()).device
     t, eps = torch.rand(len(images), generator=gen), torch.randn(images.shape, generator=gen)
     place, table = (t * bins).long(), {}
@@ -111,7 +126,7 @@ def condition_losses(net: nn.Module, images: Tensor, labels: Tensor, seed: int, 
         for i in range(0, len(images), batch):
             x0, e, s, c = (a[i:i + batch].to(device) for a in (images, eps, t, y))
             pred = net(add_noise(x0, e, s, net.config.path), s, c, torch.full_like(s, drop_noise, dtype=torch.bool))
-            errors.append((pred - velocity_target(x0, e, s, net.config.path)).square().flatten(1).mean(1).cpu())
+            errors.append((pred - target(net.config, x0, e, s)).square().flatten(1).mean(1).cpu())
         error = torch.cat(errors)
         table[name] = {f"{k / bins:.2f} to {(k + 1) / bins:.2f}": error[place == k].mean().item() for k in range(bins)}
     return table

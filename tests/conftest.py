@@ -1,5 +1,6 @@
 """Seeds every test, keeps plots off the screen, skips GPU tests without a GPU, runs slow tests only with --run-slow."""
 
+import contextlib
 import random
 
 import matplotlib
@@ -39,12 +40,22 @@ def on_cpu(monkeypatch):
 
 @pytest.fixture
 def tiny_disk():
-    """Any file of this process may have 4 kB: writing fails in the writer itself, as on a full disk."""
+    """Within `with tiny_disk():` any file may have 4 kB: writing fails in the writer itself, as on a full disk.
+
+    Only there, since the limit holds for pytest's own output too where that goes to a file.
+    """
     resource = pytest.importorskip("resource")
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+    @contextlib.contextmanager
+    def limited():
+        old = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+    return limited
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def test_any_module_round_trips(tmp_path):
 def test_a_full_disk_leaves_the_old_file_and_gives_advice(tmp_path, tiny_disk):
     path = tmp_path / "a.safetensors"
     path.write_text("old")
-    with pytest.raises(OSError, match=r"could not write .*a\.safetensors.*Free some disk space"):
+    with pytest.raises(OSError, match=r"could not write .*a\.safetensors.*Free some disk space"), tiny_disk():
         checkpoint.save_weights(path, nn.Linear(100, 100))
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.safetensors"]
 

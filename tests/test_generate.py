@@ -127,7 +127,7 @@ def test_arrays_round_trip(tmp_path, tiny):
 
 
 def test_a_full_disk_is_said_with_advice(tmp_path, tiny_disk):
-    with pytest.raises(OSError, match=r"could not write .*a\.npz.*Free some disk space"):
+    with pytest.raises(OSError, match=r"could not write .*a\.npz.*Free some disk space"), tiny_disk():
         save_arrays(tmp_path / "a.npz", {"x": np.arange(10_000)})
     assert list(tmp_path.iterdir()) == []
 

@@ -150,7 +150,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice_and_keeps_the_last_good_sta
 
 
 def test_a_full_disk_stops_with_advice(tmp_path, build, loss, tiny_disk):
-    with pytest.raises(OSError, match=r"could not write .*a\.pt.*Free some disk space"):
+    with pytest.raises(OSError, match=r"could not write .*a\.pt.*Free some disk space"), tiny_disk():
         run(build(), loss, tmp_path / "a.pt")
     assert os.listdir(tmp_path) == []
 
@@ -238,7 +238,7 @@ class Recorder(nn.Module):
     def __init__(self, answer=lambda x, t: torch.zeros_like(x), path="linear"):
         super().__init__()
         self.weight, self.answer = nn.Parameter(torch.zeros(())), answer
-        self.config = SimpleNamespace(classes=10, path=path, prediction="v")
+        self.config = SimpleNamespace(classes=10, path=path, prediction="v", learn_sigma=False)
 
     def forward(self, x, t, y, drop_noise):
         self.x, self.t, self.y, self.drop = x, t, y, drop_noise
