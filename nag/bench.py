@@ -12,11 +12,12 @@ import torch
 
 from nag import checkpoint
 from nag.device import autocast, best_device, can_compile, describe, has_fast_bf16
+from nag.grids import uniform
 from nag.guidance import GuidedField, noise_awareness
 from nag.models import DiT, ModelConfig
 from nag.paths import WEIGHTS
 from nag.rng import generator
-from nag.samplers import euler, last, uniform
+from nag.samplers import euler, last
 from nag.train import denoising_loss
 
 TRAIN_BATCH, IMAGES, STEPS, ROUNDS = 128, 300, 2, 5

@@ -1,6 +1,7 @@
 """Every guidance is one formula: d = f(x,t,c) + sum_k w_k(t) (f(x,t,c) - f_k), with a named negative f_k.
 
-Shapes: x (B, C, H, W), t a number, labels (B,). A network is any callable net(x, t, y, drop_noise) with `config`.
+Classifier-based NAG alone adds a gradient to the score instead. Shapes: x (B, C, H, W), t a number or (B,), labels (B,). A
+network is any callable net(x, t, y, drop_noise) with `config`.
 Weights on differences sum to one, so mixing v, eps, x0 or scores is the same; the sum is taken in float32.
 """
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nag.device import autocast, resolve_precision
-from nag.interpolant import convert
+from nag.interpolant import convert, from_score
 
 Weight = float | Callable[[float], float]
 
@@ -20,8 +21,9 @@ Weight = float | Callable[[float], float]
 class Term:
     """One guidance term: its weight, its negative f_k, and where it acts.
 
-    The negative is the network (or `net`, another one) with its class and/or noise condition dropped. `interval` is the
-    closed range of t in [0, 1] in which it acts; `channels` the number of leading channels guided, None for all.
+    The negative is the network (or `net`, another one) with its class and/or noise condition dropped; with a `gradient`
+    (x, t) -> (B, C, H, W) there is none, and the weighted gradient is added to the score. `interval` is the closed range of
+    t in [0, 1] in which it acts; `channels` the number of leading channels guided, None for all.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Term:
     net: Callable | None = None
     interval: tuple[float, float] = (0.0, 1.0)
     channels: int | None = None
+    gradient: Callable | None = None
 
     def __post_init__(self):
         low, high = self.interval
@@ -47,6 +50,15 @@ class Term:
 def noise_awareness(weight: Weight, **where) -> Term:
     """Classifier-free NAG (the paper's method): the negative is the same network with its noise condition dropped."""
     return Term("nag", weight, drop_noise=True, **where)
+
+
+def classifier_noise_awareness(weight: Weight, log_prob_gradient: Callable, interval: tuple[float, float] = (0.0, 0.95),
+                               **where) -> Term:
+    """Classifier-based NAG (the paper, Sec. 4): adds w grad_x log g_phi(t | x), given as log_prob_gradient(x, t).
+
+    The interval ends below 1, since a change of score is an unbounded change of v at pure noise.
+    """
+    return Term("nag-classifier", weight, gradient=log_prob_gradient, interval=interval, **where)
 
 
 def classifier_free(scale: float, **where) -> Term:
@@ -69,7 +81,9 @@ class GuidedField:
     """A velocity field field(x, t) -> v for samplers, made of a network, labels and guidance terms.
 
     Terms whose weight is zero at t are not evaluated; what is left runs as one batch for each network. `nfe` counts network
-    evaluations per image so far, `calls` the calls. x may be float64; the network sees float32, or bf16 by autocast.
+    evaluations per image so far, `calls` the calls. x may be float64; the network sees float32, or bf16 by autocast. For a
+    network that learns its variance, `fraction` (B, C, H, W) in about [0, 1] is that of the last call, noise level and class
+    given (DiT's range, see nag.ddpm). Where t is (B,), weights are taken at its mean.
     """
 
     net: Callable
@@ -78,42 +92,49 @@ class GuidedField:
     precision: str = "fp32"
     nfe: int = field(default=0, init=False)
     calls: int = field(default=0, init=False)
+    fraction: Tensor | None = field(default=None, init=False)
 
-    def predict(self, x: Tensor, t: float) -> Tensor:
+    def predict(self, x: Tensor, t: float | Tensor) -> Tensor:
         """The guided prediction in the network's own terms (v, eps or x0), float32 (B, C, H, W)."""
-        active = [(term, term.at(t)) for term in self.terms]
-        active = [(term, w) for term, w in active if w != 0]
+        kind, path = self.net.config.prediction, self.net.config.path
+        place = float(t.mean()) if isinstance(t, Tensor) else t
+        active = [(term, w) for term in self.terms if (w := term.at(place)) != 0]
         branches = [(self.net, False, False)] + [(term.net or self.net, term.drop_class, term.drop_noise)
-                                                 for term, _ in active]
+                                                 for term, _ in active if not term.gradient]
         unique = list(dict.fromkeys(branches))
         outputs = {}
         for net in dict.fromkeys(branch[0] for branch in unique):
             mine = [branch for branch in unique if branch[0] is net]
             found = self._evaluate(net, x, t, mine)
-            kind, wanted = net.config.prediction, self.net.config.prediction
-            if kind != wanted:
-                found = [convert(f, x.float(), t, kind, wanted, net.config.path) for f in found]
+            if net.config.prediction != kind:
+                found = [convert(f, x.float(), t, net.config.prediction, kind, net.config.path) for f in found]
             outputs.update(zip(mine, found, strict=True))
         self.nfe, self.calls = self.nfe + len(unique), self.calls + 1
-        plain = outputs[branches[0]]
-        guided = plain
-        for (term, weight), branch in zip(active, branches[1:], strict=True):
-            difference = weight * (plain - outputs[branch])
+        plain = guided = outputs[branches[0]]
+        for term, weight in active:
+            if term.gradient:
+                difference = weight * from_score(term.gradient(x.float(), t), t, kind, path)
+            else:
+                difference = weight * (plain - outputs[term.net or self.net, term.drop_class, term.drop_noise])
             if term.channels is not None:
                 difference[:, term.channels:] = 0
             guided = guided + difference
         return guided
 
-    def __call__(self, x: Tensor, t: float) -> Tensor:
+    def __call__(self, x: Tensor, t: float | Tensor) -> Tensor:
         config = self.net.config
         return convert(self.predict(x, t).to(x.dtype), x, t, config.prediction, "v", config.path)
 
     @torch.inference_mode()
-    def _evaluate(self, net: Callable, x: Tensor, t: float, branches: list) -> list[Tensor]:
+    def _evaluate(self, net: Callable, x: Tensor, t: float | Tensor, branches: list) -> list[Tensor]:
         n, size = len(branches), len(x)
         labels = [torch.full_like(self.labels, net.config.classes) if drop else self.labels for _, drop, _ in branches]
         drops = torch.tensor([drop for *_, drop in branches], device=x.device).repeat_interleave(size)
-        times = torch.full((n * size,), t, dtype=torch.float32, device=x.device)
+        times = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(size).repeat(n)
+        options = {"full": True} if getattr(net.config, "learn_sigma", False) else {}
         with autocast(x.device, resolve_precision(self.precision, x.device)):
-            out = net(x.float().repeat(n, 1, 1, 1), times, torch.cat(labels), drops)  # (n B, C, H, W)
-        return list(out.float().chunk(n))
+            out = net(x.float().repeat(n, 1, 1, 1), times, torch.cat(labels), drops, **options)  # (n B, C or 2 C, H, W)
+        pred, variance = out.float().tensor_split([x.shape[1]], dim=1)
+        if options and branches[0] == (self.net, False, False):
+            self.fraction = (variance[:size] + 1) / 2
+        return list(pred.chunk(n))

@@ -62,6 +62,32 @@ def ddpm(t: Tensor) -> Coefficients:
 PATHS = {"linear": linear, "cosine": cosine, "vp": vp, "ddpm": ddpm}
 
 
+def time_of_ratio(ratio: Tensor, path: str = "linear") -> Tensor:
+    """The time t in [0, 1] at which sigma_t / alpha_t has the given value (any shape, >= 0), float64, by bisection.
+
+    Beyond the largest ratio of the path the answer is 1.
+    """
+    ratio = ratio.double() if ratio.device.type != "mps" else ratio
+    low, high = torch.zeros_like(ratio), torch.ones_like(ratio)
+    for _ in range(50):
+        middle = (low + high) / 2
+        c = PATHS[path](middle)
+        below = c.sigma < ratio * c.alpha
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return high
+
+
+def from_score(change: Tensor, t: Tensor | float, target: str, path: str = "linear") -> Tensor:
+    """What adding `change` (B, ...) to the score adds to a prediction of v, eps or x0, which is linear in it.
+
+    Unbounded for v and x0 where alpha_t = 0.
+    """
+    c = coefficients(path, t, change)
+    gain = {"score": torch.ones_like(c.sigma), "eps": -c.sigma, "x0": c.sigma**2 / c.alpha,
+            "v": c.d_alpha * c.sigma**2 / c.alpha - c.d_sigma * c.sigma}
+    return gain[target] * change
+
+
 def coefficients(path: str, t: Tensor | float, like: Tensor) -> Coefficients:
     """Coefficients of the named path at t, () or (B,) in [0, 1], shaped to broadcast against `like` (B, ...).
 

@@ -1,34 +1,27 @@
 """Samplers are generators: `for x, t in euler(field, x, times)` yields every state, so measuring needs no callback.
 
 One signature: field(x, t) -> v is any velocity field, x (B, ...) the state at times[0], `times` a decreasing 1-D tensor that
-ends at the data; `noise(shape)` draws (B, *shape) for stochastic samplers. The state keeps x's dtype, float32 or better.
+ends at the data (nag.grids); `noise(shape)` draws (B, *shape) for stochastic samplers. The state keeps x's dtype, float32 or
+better. Here are the one-step methods and the register of all; methods with a memory are in nag.multistep.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
+from math import pi
 
 import torch
 from torch import Tensor
+from torchdiffeq import odeint
 
+from nag.ddpm import log_variance, posterior
+from nag.grids import grid
 from nag.interpolant import coefficients, convert
+from nag.multistep import dpmpp_2m, unipc
 
 Field = Callable[[Tensor, float], Tensor]
 State = tuple[Tensor, float]
-
-
-def uniform(steps: int, start: float = 1.0, end: float = 0.0) -> Tensor:
-    """Evenly spaced times, (steps + 1,) float64, from `start` (noise) down to `end`; raises ValueError for steps < 1."""
-    if steps < 1 or not 1 >= start > end >= 0:
-        raise ValueError(f"a grid needs steps >= 1 and 1 >= start > end >= 0, not steps={steps}, start={start}, end={end}")
-    return torch.linspace(start, end, steps + 1, dtype=torch.float64)
-
-
-def sde_times(steps: int, last_step: float = 0.04) -> Tensor:
-    """SiT's grid for the reverse SDE: steps - 1 even steps from 1 to `last_step`, then one step to 0 (Ma et al., 2024)."""
-    if steps < 2:
-        raise ValueError(f"the SDE grid needs steps >= 2, not {steps}")
-    return torch.cat([uniform(steps - 1, 1.0, last_step), torch.zeros(1, dtype=torch.float64)])
 
 
 def euler(field: Field, x: Tensor, times: Tensor, noise: Callable | None = None, path: str = "linear") -> Iterator[State]:
@@ -49,30 +42,142 @@ def heun(field: Field, x: Tensor, times: Tensor, noise: Callable | None = None, 
         yield x, s
 
 
-def euler_maruyama(field: Field, x: Tensor, times: Tensor, noise: Callable, path: str = "linear") -> Iterator[State]:
-    """Euler-Maruyama for the reverse SDE dx = (v - D s) dt + sqrt(2 D) dW with D = sigma_t (SiT, 2024).
-
-    The last step takes the drift alone (SiT's 'Mean').
-    """
+def midpoint(field: Field, x: Tensor, times: Tensor, noise: Callable | None = None, path: str = "linear") -> Iterator[State]:
+    """The explicit midpoint rule, of second order; two evaluations a step."""
     yield x, float(times[0])
     for t, s in pairwise(times.tolist()):
-        v = field(x, t)
-        diffusion = coefficients(path, t, x).sigma
-        drift = v - diffusion * convert(v, x, t, "v", "score", path)
-        x = x + (s - t) * drift
-        if s != times[-1]:
-            x = x + (2 * diffusion * (t - s)).sqrt() * noise(x.shape[1:]).to(x)
+        middle = (t + s) / 2
+        x = x + (s - t) * field(x + (middle - t) * field(x, t), middle)
         yield x, s
 
 
-SAMPLERS = {"euler": euler, "heun": heun, "euler_maruyama": euler_maruyama}
+def dopri5(field: Field, x: Tensor, times: Tensor, noise: Callable | None = None, path: str = "linear",
+           rtol: float = 1e-3, atol: float = 1e-6) -> Iterator[State]:
+    """Adaptive Runge-Kutta of order 5 through torchdiffeq; `times` only say which states to yield, the field counts its NFE.
+
+    The ODE is evaluated at the end too: a network that predicts eps wants a grid that ends above 0.
+    """
+    at = times.to(x.device, x.dtype)
+    states = odeint(lambda t, y: field(y, float(t)), x, at, rtol=rtol, atol=atol, method="dopri5",
+                    options={"step_t": at[-1:]})  # or its last step would overshoot the data and interpolate back
+    yield from zip(states, times.tolist(), strict=True)
 
 
-def time_grid(sampler: str, steps: int) -> Tensor:
-    """The default grid of a sampler, named as in SAMPLERS; raises ValueError for an unknown name."""
+# The diffusion coefficient D of the reverse SDE dx = (v - D s) dt + sqrt(2 D) dW is free; SiT's choices (Ma et al., 2024).
+DIFFUSIONS: dict[str, Callable] = {
+    "sigma": lambda t, c: c.sigma,
+    "sbdm": lambda t, c: c.sigma * c.d_sigma - c.d_alpha / c.alpha * c.sigma**2,  # score SDE of Song et al. (2021)
+    "constant": lambda t, c: torch.ones_like(c.sigma),
+    "linear": lambda t, c: t * torch.ones_like(c.sigma),
+    "decreasing": lambda t, c: 0.25 * (1 - (pi * t * torch.ones_like(c.sigma)).cos()) ** 2,
+    "increasing-decreasing": lambda t, c: (pi * t * torch.ones_like(c.sigma)).sin() ** 2,
+}
+
+
+def _reverse_drift(field: Field, x: Tensor, t: float, path: str, diffusion: str) -> tuple[Tensor, Tensor, Tensor]:
+    """v, the drift v - D s, and D at t."""
+    v, strength = field(x, t), DIFFUSIONS[diffusion](t, coefficients(path, t, x))
+    return v, v - strength * convert(v, x, t, "v", "score", path), strength
+
+
+LAST_STEPS = ("mean", "euler", "tweedie")
+
+
+def _last_step(kind: str, x: Tensor, t: float, s: float, v: Tensor, drift: Tensor, path: str) -> Tensor:
+    """A last step without noise: along the SDE's drift, along v, or to E[x_0 | x_t]."""
+    if kind == "tweedie":
+        return convert(v, x, t, "v", "x0", path)
+    return x + (s - t) * (drift if kind == "mean" else v)
+
+
+def _check_sde(diffusion: str, last_step: str) -> None:
+    if diffusion not in DIFFUSIONS or last_step not in LAST_STEPS:
+        raise ValueError(f"unknown diffusion {diffusion!r} or last step {last_step!r}: choose from {sorted(DIFFUSIONS)} and "
+                         f"{LAST_STEPS}")
+
+
+def euler_maruyama(field: Field, x: Tensor, times: Tensor, noise: Callable, path: str = "linear",
+                   diffusion: str = "sigma", last_step: str = "mean") -> Iterator[State]:
+    """Euler-Maruyama for the reverse SDE dx = (v - D s) dt + sqrt(2 D) dW, by default with D = sigma_t (SiT, 2024).
+
+    The last step has no noise: along the drift ("mean"), along v ("euler") or to E[x_0 | x_t] ("tweedie").
+    """
+    _check_sde(diffusion, last_step)
+    yield x, float(times[0])
+    for t, s in pairwise(times.tolist()):
+        v, drift, strength = _reverse_drift(field, x, t, path, diffusion)
+        if s == times[-1]:
+            x = _last_step(last_step, x, t, s, v, drift, path)
+        else:
+            x = x + (s - t) * drift + (2 * strength * (t - s)).sqrt() * noise(x.shape[1:]).to(x)
+        yield x, s
+
+
+def stochastic_heun(field: Field, x: Tensor, times: Tensor, noise: Callable, path: str = "linear",
+                    diffusion: str = "sigma", last_step: str = "mean") -> Iterator[State]:
+    """SiT's Heun for the same SDE: the noise first, then Heun's step along the drift; two evaluations a step."""
+    _check_sde(diffusion, last_step)
+    yield x, float(times[0])
+    for t, s in pairwise(times.tolist()):
+        if s == times[-1]:
+            v, drift, _ = _reverse_drift(field, x, t, path, diffusion)
+            x = _last_step(last_step, x, t, s, v, drift, path)
+        else:
+            strength = DIFFUSIONS[diffusion](t, coefficients(path, t, x))
+            x = x + (2 * strength * (t - s)).sqrt() * noise(x.shape[1:]).to(x)
+            drift = _reverse_drift(field, x, t, path, diffusion)[1]
+            ahead = _reverse_drift(field, x + (s - t) * drift, s, path, diffusion)[1]
+            x = x + (s - t) * 0.5 * (drift + ahead)
+        yield x, s
+
+
+def ddpm(field: Field, x: Tensor, times: Tensor, noise: Callable, path: str = "ddpm") -> Iterator[State]:
+    """Ancestral sampling from q(x_s | x_t, x_0-hat) (Ho et al., 2020), respaced by the grid; the last step has no noise.
+
+    The variance is the posterior's, or the field's learned `fraction` of DiT's range if it has one.
+    """
+    yield x, float(times[0])
+    for t, s in pairwise(times.tolist()):
+        x0 = convert(field(x, t), x, t, "v", "x0", path)
+        fraction = getattr(field, "fraction", None)
+        a, b, variance, _ = (k.to(x.dtype) for k in posterior(t, s, x, path))
+        x = a * x0 + b * x
+        if s != times[-1]:
+            std = variance.sqrt() if fraction is None else (0.5 * log_variance(fraction, t, s, path)).exp().to(x.dtype)
+            x = x + std * noise(x.shape[1:]).to(x)
+        yield x, s
+
+
+def ddim(field: Field, x: Tensor, times: Tensor, noise: Callable | None = None, path: str = "ddpm",
+         eta: float = 0.0) -> Iterator[State]:
+    """DDIM on any path: deterministic for eta = 0, DDPM with the posterior's variance for eta = 1 (Song et al., 2021)."""
+    yield x, float(times[0])
+    for t, s in pairwise(times.tolist()):
+        v = field(x, t)
+        x0, eps = (convert(v, x, t, "v", kind, path) for kind in ("x0", "eps"))
+        c = coefficients(path, s, x)
+        variance = eta**2 * posterior(t, s, x, path)[2].to(x.dtype)
+        x = c.alpha * x0 + (c.sigma**2 - variance).clamp_min(0).sqrt() * eps
+        if eta and s != times[-1]:
+            x = x + variance.sqrt() * noise(x.shape[1:]).to(x)
+        yield x, s
+
+
+SAMPLERS: dict[str, Callable[..., Iterator[State]]] = {
+    "euler": euler, "heun": heun, "midpoint": midpoint, "dopri5": dopri5,
+    "euler_maruyama": euler_maruyama, "stochastic_heun": stochastic_heun, "ddpm": ddpm, "ddim": ddim,
+    "ddim_eta1": partial(ddim, eta=1.0),
+    "dpmpp_2m": dpmpp_2m, "dpmpp_2m_sde": partial(dpmpp_2m, stochastic=True), "unipc": unipc,
+}
+DEFAULT_GRIDS = {"euler_maruyama": "sde", "stochastic_heun": "sde", "ddpm": "respaced", "ddim": "respaced",
+                 "ddim_eta1": "respaced"}
+
+
+def time_grid(sampler: str, steps: int, path: str = "linear", name: str = "default") -> Tensor:
+    """A sampler's times, by the name of a grid in nag.grids or the sampler's own "default"; ValueError for unknown names."""
     if sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {sampler!r}: choose one of {sorted(SAMPLERS)}")
-    return sde_times(steps) if sampler == "euler_maruyama" else uniform(steps)
+    return grid(DEFAULT_GRIDS.get(sampler, "uniform") if name == "default" else name, steps, path)
 
 
 def last(states: Iterator[State]) -> Tensor:

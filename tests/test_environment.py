@@ -15,11 +15,11 @@ from nag.paths import ROOT
 
 LAYERS = [
     ["paths", "rng", "files", "device", "interpolant"],
-    ["toy", "models", "estimator", "data"],
-    ["checkpoint", "guidance"],
-    ["samplers"],
-    ["train", "extractor", "shift", "metrics", "generate", "bench"],
-    ["canvas", "figures", "claims", "results"],
+    ["ddpm", "toy", "models", "estimator", "data"],
+    ["checkpoint", "guidance", "grids", "multistep"],
+    ["samplers", "corrections"],
+    ["train", "levels", "diagnose", "autoweight", "overhead", "extractor", "shift", "metrics", "generate", "bench"],
+    ["canvas", "features", "figures", "claims", "results"],
 ]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODULES = {path.stem: path for path in (ROOT / "nag").glob("*.py") if path.stem != "__init__"}

@@ -1,5 +1,6 @@
 """Our loader, time direction and samplers against what the public SiT and REPA code returned on tiny networks."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 import torch
 
 from nag import checkpoint
+from nag.ddpm import log_variance, posterior
+from nag.grids import respaced, uniform
 from nag.guidance import GuidedField, classifier_free
 from nag.interpolant import convert
-from nag.samplers import euler, heun, last, uniform
+from nag.samplers import ddim, dopri5, euler, heun, last, midpoint
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -62,6 +65,39 @@ def test_dit_output_and_variance_channels():
     field = GuidedField(net, a["y_cfg"], [classifier_free(4.0, channels=3)])
     ours = field.predict(a["x_cfg"], (a["t_cfg"].item() + 1) / 1000)
     assert relative(ours, a["output_cfg_3ch_scale4"][:, :4]) < 1e-4
+
+
+def test_dit_mean_and_learned_variance_of_a_step():
+    net, a = golden("dit")
+    t = (a["t"].double() + 1) / 1000
+    s = torch.where(t > 0.0015, t - 1 / 1000, torch.zeros_like(t))
+    x = a["x"].double()
+    field = GuidedField(net, a["y"])
+    x0 = convert(field(x, t), x, t, "v", "x0", "ddpm")
+    assert relative(x0, a["pred_xstart"]) < 1e-4
+    first, second, *_ = posterior(t, s, x)
+    assert relative(first * x0 + second * x, a["mean"]) < 1e-4
+    ours = log_variance(field.fraction, t, s)
+    assert relative(ours, a["log_variance"]) < 1e-4 and relative(ours.exp(), a["variance"]) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dit_ddim(dtype):
+    net, a = golden("dit")
+    levels = torch.from_numpy(a["timestep_map_10"].numpy().copy()).double().flip(0)
+    times = torch.cat([(levels + 1) / 1000, torch.zeros(1).double()])
+    assert torch.equal(times, respaced(10))
+    x = last(ddim(GuidedField(net, a["y"]), a["x"].to(dtype), times))
+    assert relative(x, a["ddim_10"]) < 1e-4
+
+
+@pytest.mark.parametrize("sampler, times, name", [
+    (midpoint, uniform(10), "ode_midpoint_10"),
+    (partial(dopri5, rtol=1e-8, atol=1e-8), uniform(1), "ode_dopri5")])
+def test_sit_midpoint_and_dopri5(sit, sampler, times, name):
+    net, a = sit
+    x = last(sampler(GuidedField(net, a["y"]), a["x"].double(), times))
+    assert relative(x, a[name]) < 1e-4
 
 
 def test_ddpm_path_is_the_official_beta_table():

@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from nag.guidance import GuidedField, Term, autoguidance, classifier_free, domain, noise_awareness
+from nag import toy as exact_toy
+from nag.guidance import (
+    GuidedField,
+    Term,
+    autoguidance,
+    classifier_free,
+    classifier_noise_awareness,
+    domain,
+    noise_awareness,
+)
 from nag.interpolant import convert
 
 B, CLASSES, T = 5, 10, 0.4
@@ -180,3 +189,51 @@ def test_a_real_network_is_guided_alike(tiny, x):
 def test_an_unknown_precision_is_refused(x):
     with pytest.raises(ValueError, match="unknown precision 'half'"):
         GuidedField(Toy(), LABELS, precision="half")(x, T)
+
+
+@pytest.mark.parametrize("prediction", ["v", "eps", "x0"])
+def test_classifier_based_nag_adds_its_gradient_to_the_score(x, prediction):
+    net = Toy(prediction, "cosine")
+    field = GuidedField(net, LABELS, [classifier_noise_awareness(1.5, lambda x, t: (x * t).cos())])
+    plain = branch(net, x)
+    score = convert(plain, x, T, prediction, "score", "cosine") + 1.5 * (x * T).cos()
+    assert_close(field(x, T), convert(score, x, T, "score", "v", "cosine"), rtol=1e-4, atol=1e-4)
+    assert (field.nfe, field.calls) == (1, 1)
+
+
+def test_with_an_exact_mixture_both_forms_of_nag_are_one():
+    """Bayes: grad log p(t|x) = s(x|t) - s(x), s(x) the exact noise-unconditional score under p(t)."""
+    data, prior = exact_toy.ring(8), exact_toy.time_prior("uniform", nodes=64)
+    dropped = [convert(exact_toy.unconditional_score(data, flat, prior), flat, T, "score", "v")
+               for flat in [exact_toy.forward(data, B, T, torch.Generator().manual_seed(0))]][0]
+    flat = exact_toy.forward(data, B, T, torch.Generator().manual_seed(0))
+    net = exact_toy.as_network(lambda x, t: exact_toy.velocity(data, x, t), lambda x, t: dropped)
+    state, labels = flat.view(B, 1, 1, -1), torch.zeros(B, dtype=torch.long)
+    free = GuidedField(net, labels, [noise_awareness(1.5)])(state, T)
+    based = GuidedField(net, labels, [classifier_noise_awareness(1.5, lambda x, t: exact_toy.posterior_gradient(
+        data, x.double().flatten(1), t, prior).view_as(x))])(state, T)
+    assert_close(free, based, rtol=1e-4, atol=1e-4)
+    assert (free - GuidedField(net, labels)(state, T)).abs().max() > 0.1
+
+
+def test_classifier_based_nag_stops_before_pure_noise(x):
+    term = classifier_noise_awareness(1.0, lambda x, t: x)
+    assert term.at(1.0) == 0 and term.at(0.9) == 1
+
+
+def test_each_sample_may_have_its_own_time(x):
+    net, times = Toy(), torch.linspace(0.1, 0.9, B)
+    together = GuidedField(net, LABELS, [noise_awareness(1.5)])(x, times)
+    for k in range(B):
+        alone = GuidedField(net, LABELS[k:k + 1], [noise_awareness(1.5)])(x[k:k + 1], times[k].item())
+        assert_close(together[k:k + 1], alone)
+
+
+def test_a_learned_variance_comes_from_the_branch_with_all_conditions(tiny):
+    net = tiny(learn_sigma=True, prediction="eps", path="ddpm", classes=CLASSES)
+    state = torch.randn(B, 1, 8, 8)
+    field = GuidedField(net, LABELS, [noise_awareness(2.0), classifier_free(1.5)])
+    field(state, T)
+    full = net(state, torch.full((B,), T), LABELS, torch.zeros(B, dtype=torch.bool), full=True)
+    assert_close(field.fraction, (full[:, 1:] + 1) / 2)
+    assert GuidedField(tiny(classes=CLASSES), LABELS).fraction is None

@@ -6,8 +6,22 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from nag.grids import logsnr, sde_times, uniform
 from nag.interpolant import coefficients
-from nag.samplers import SAMPLERS, euler, euler_maruyama, heun, last, sde_times, time_grid, uniform
+from nag.samplers import (
+    DIFFUSIONS,
+    SAMPLERS,
+    ddim,
+    ddpm,
+    dopri5,
+    euler,
+    euler_maruyama,
+    heun,
+    last,
+    midpoint,
+    stochastic_heun,
+    time_grid,
+)
 
 MEAN, STD = 1.5, 0.5  # of the data
 ONE = torch.ones((), dtype=torch.float64)
@@ -36,12 +50,14 @@ def exact(x, path, end=0.0):
 
 
 @pytest.mark.parametrize("path", ["linear", "cosine"])
-@pytest.mark.parametrize("sampler, order", [(euler, 1), (heun, 2)])
+@pytest.mark.parametrize("sampler, order", [(euler, 1), (ddim, 1), (heun, 2), (midpoint, 2)])
 def test_order_of_convergence(sampler, order, path):
     x = torch.randn(20, 1, dtype=torch.float64)
     errors = [(last(sampler(gaussian(path), x, uniform(k), path=path)) - exact(x, path)).abs().max() for k in (40, 80, 160, 320)]
     slopes = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
-    assert errors[-1] < 0.02 and slopes == pytest.approx([order] * 3, abs=0.15)
+    assert errors[-1] < 0.02 and min(slopes) > order - 0.15
+    if order == 1:
+        assert max(slopes) < 1.15
 
 
 @pytest.mark.parametrize("path", ["linear", "cosine"])
@@ -83,7 +99,9 @@ def test_euler_maruyamas_last_step_is_the_drift_alone(path):
     assert len(draws) == 4 and set(draws) == {(1,)} and (t, end) == (0.04, 0.0)
 
 
-@pytest.mark.parametrize("sampler, per_step", [("euler", 1), ("heun", 2), ("euler_maruyama", 1)])
+@pytest.mark.parametrize("sampler, per_step", [
+    ("euler", 1), ("heun", 2), ("midpoint", 2), ("euler_maruyama", 1), ("stochastic_heun", 2), ("ddpm", 1), ("ddim", 1),
+    ("ddim_eta1", 1), ("dpmpp_2m", 1), ("dpmpp_2m_sde", 1), ("unipc", 1)])
 def test_states_times_and_evaluations(sampler, per_step):
     seen = []
 
@@ -95,7 +113,7 @@ def test_states_times_and_evaluations(sampler, per_step):
     states = list(SAMPLERS[sampler](field, x, times, lambda shape: torch.randn(3, *shape)))
     assert [t for _, t in states] == times.tolist() and len(states) == 8
     assert states[0][0] is x and all(s.shape == x.shape for s, _ in states)
-    assert len(seen) == 7 * per_step - (per_step - 1)  # Heun's last step is Euler's
+    assert len(seen) == 7 * per_step - (per_step - 1) * (sampler != "midpoint")  # Heun's last step is Euler's
     assert len({s.data_ptr() for s, _ in states}) == 8  # a kept state is not overwritten by the next
 
 
@@ -119,28 +137,105 @@ def test_part_of_the_way():
     assert_close(last(heun(gaussian(), x, uniform(400, end=0.3))), exact(x, "linear", 0.3), rtol=1e-3, atol=1e-3)
 
 
-def test_grids():
-    assert_close(uniform(4), torch.tensor([1, 0.75, 0.5, 0.25, 0], dtype=torch.float64))
-    assert_close(uniform(2, 0.9, 0.1), torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64))
-    times = sde_times(25)
-    assert len(times) == 26 and times[0] == 1 and times[-2:].tolist() == [0.04, 0.0]
-    assert_close(times[:-1].diff(), torch.full((24,), -0.04, dtype=torch.float64))
+def test_default_grids():
     for name in SAMPLERS:
-        grid = time_grid(name, 10)
-        assert len(grid) == 11 and (grid.diff() < 0).all() and (grid[0], grid[-1]) == (1, 0)
-
-
-@pytest.mark.parametrize("arguments", [(0,), (5, 0.2, 0.4), (5, 1.2), (5, 1.0, -0.1)])
-def test_impossible_grids_are_refused(arguments):
-    with pytest.raises(ValueError, match="a grid needs steps >= 1 and 1 >= start > end >= 0, not steps="):
-        uniform(*arguments)
-
-
-def test_the_sde_grid_says_that_it_needs_two_steps():
-    with pytest.raises(ValueError, match="2"):
-        sde_times(1)
+        times = time_grid(name, 10)
+        assert len(times) == 11 and (times.diff() < 0).all() and (times[0], times[-1]) == (1, 0)
+    assert torch.equal(time_grid("euler_maruyama", 10), sde_times(10)) and torch.equal(time_grid("heun", 10), uniform(10))
+    assert torch.equal(time_grid("heun", 10, "cosine", "logsnr"), logsnr(10, "cosine"))
 
 
 def test_an_unknown_sampler_lists_the_known_ones():
     with pytest.raises(ValueError, match="unknown sampler 'dpm': choose one of .*euler.*euler_maruyama.*heun"):
         time_grid("dpm", 5)
+
+
+@pytest.mark.parametrize("diffusion", sorted(DIFFUSIONS))
+@pytest.mark.parametrize("sampler", [euler_maruyama, stochastic_heun])
+def test_every_diffusion_coefficient_keeps_the_marginals(sampler, diffusion):
+    """D is free: whatever it is, the reverse SDE has the forward process's moments (SiT, eq. 6)."""
+    n, path = 20_000, "cosine"
+    start = 0.95  # "sbdm" is infinite at pure noise
+    mean1, variance1 = moments(path, start)
+    x = mean1 + variance1.sqrt() * torch.randn(n, 1, dtype=torch.float64)
+    times = torch.cat([uniform(200, start, 0.04), torch.zeros(1, dtype=torch.float64)])
+    states = list(sampler(gaussian(path), x, times, lambda shape: torch.randn(n, *shape), path, diffusion=diffusion))
+    for k in (100, 200):
+        mean, variance = moments(path, states[k][1])
+        assert abs(states[k][0].mean() - mean) < 4 * (variance / n).sqrt() + 0.01
+        assert abs(states[k][0].var() / variance - 1) < 4 * math.sqrt(2 / n) + 0.04
+
+
+def test_the_score_sde_is_dpms():
+    """D of "sbdm" on the VP path is beta(t)/2 (Song et al., 2021)."""
+    t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    beta = 0.1 + t * (20.0 - 0.1)
+    assert_close(DIFFUSIONS["sbdm"](t, coefficients("vp", t, t)), beta / 2)
+
+
+def test_last_steps():
+    x, times = torch.randn(6, 1, dtype=torch.float64), torch.tensor([0.1, 0.0], dtype=torch.float64)
+    field = gaussian()
+    run = {kind: last(euler_maruyama(field, x, times, None, last_step=kind)) for kind in ("mean", "euler", "tweedie")}
+    assert_close(run["euler"], last(euler(field, x, times)))
+    assert_close(run["tweedie"], x - 0.1 * field(x, 0.1))  # on the linear path x_0 = x - t v: Euler's step
+    assert (run["mean"] - run["euler"]).abs().max() > 1e-3
+
+
+def test_stochastic_heun_is_of_second_order_where_there_is_no_noise():
+    """With D = 0 it is Heun's method, apart from the last step."""
+    x = torch.randn(20, 1, dtype=torch.float64)
+    DIFFUSIONS["none"] = lambda t, c: 0 * c.sigma
+    try:
+        ours = list(stochastic_heun(gaussian(), x, uniform(10), lambda shape: torch.zeros(20, *shape), diffusion="none"))
+    finally:
+        del DIFFUSIONS["none"]
+    for (a, _), (b, _) in zip(ours, heun(gaussian(), x, uniform(10)), strict=True):
+        assert_close(a, b)
+
+
+def test_unknown_sde_choices_are_refused():
+    for choice in ({"diffusion": "sigmoid"}, {"last_step": "none"}):
+        with pytest.raises(ValueError, match="unknown diffusion .* or last step .*: choose from"):
+            next(euler_maruyama(gaussian(), torch.zeros(1, 1), uniform(3), None, **choice))
+
+
+def test_dopri5_is_accurate_and_the_grid_only_says_what_is_yielded():
+    x, calls = torch.randn(20, 1, dtype=torch.float64), []
+
+    def field(x, t):
+        calls.append(t)
+        return gaussian()(x, max(t, 1e-12))
+
+    few = [s for s, _ in dopri5(field, x, uniform(2), rtol=1e-8, atol=1e-8)]
+    count = len(calls)
+    assert_close(few[-1], exact(x, "linear"), rtol=1e-6, atol=1e-6)
+    assert_close(few[1], list(dopri5(field, x, uniform(50), rtol=1e-8, atol=1e-8))[25][0], rtol=1e-6, atol=1e-6)
+    assert len(calls) - count < 2 * count  # 25 times the points, about the same evaluations
+
+
+@pytest.mark.parametrize("path", ["ddpm", "linear"])
+def test_ddpm_and_ddim_with_eta_1_are_the_same_steps(path):
+    x, draws = torch.randn(30, 1, dtype=torch.float64), torch.randn(9, 30, 1, dtype=torch.float64)
+    runs = []
+    for sampler, options in ((ddpm, {}), (ddim, {"eta": 1.0})):
+        noise = iter(draws)
+        runs.append([s for s, _ in sampler(gaussian(path), x, time_grid("ddpm", 10), lambda shape, n=noise: next(n),
+                                           path, **options)])
+    assert_close(torch.stack(runs[0]), torch.stack(runs[1]), rtol=1e-6, atol=1e-8)
+
+
+def test_ddpm_takes_the_fields_learned_variance():
+    field, x = gaussian("ddpm"), torch.zeros(50_000, 1, dtype=torch.float64)
+
+    class Learned:
+        fraction = torch.full_like(x, 0.25)
+        __call__ = staticmethod(field)
+
+    times = torch.tensor([0.5, 0.3, 0.0], dtype=torch.float64)
+    state = list(ddpm(Learned(), x, times, lambda shape: torch.randn(len(x), *shape)))[1][0]
+    now, then = coefficients("ddpm", 0.5, x), coefficients("ddpm", 0.3, x)
+    beta = 1 - (now.alpha / then.alpha) ** 2
+    smallest = beta * then.sigma**2 / now.sigma**2
+    wanted = (beta.log() * 0.25 + smallest.log() * 0.75).exp()
+    assert state.var().item() == pytest.approx(wanted.item(), rel=4 * math.sqrt(2 / len(x)))

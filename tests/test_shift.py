@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from nag.grids import uniform
 from nag.interpolant import add_noise
 from nag.rng import ImageNoise
-from nag.samplers import uniform
 from nag.shift import LATE, bootstrap, energy_residual, estimated_times, forward_states, late_ratio, noise_shift
 
 TIMES = uniform(20)  # 1, 0.95 ... 0.05, 0

@@ -9,10 +9,11 @@ import torch
 from scipy.stats import energy_distance, multivariate_normal
 
 from nag import toy as T
+from nag.grids import uniform
 from nag.guidance import GuidedField, noise_awareness
 from nag.interpolant import PATHS, Coefficients, convert
 from nag.rng import generator
-from nag.samplers import euler, heun, last, uniform
+from nag.samplers import euler, heun, last
 
 VE = {"alpha one": lambda t: Coefficients(torch.ones_like(t), t, torch.zeros_like(t), torch.ones_like(t))}
 
