@@ -1,4 +1,4 @@
-"""Reading and writing weights: our safetensors, and the released SiT, DiT and REPA layouts; no code is ever executed."""
+"""Reading and writing weights: our safetensors, and the SiT, DiT, REPA and diffusers layouts; no code is ever executed."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from nag.files import atomic
-from nag.models import DiT, ModelConfig
+from nag.models import DiT, ModelConfig, sincos_2d
 
 # How each public code counts time and what its network predicts, in terms of t = 1 noise.
 CONVENTIONS = {
@@ -19,9 +19,15 @@ CONVENTIONS = {
     "repa": dict(prediction="v", path="linear", time_scale=1.0, time_offset=0.0, sign=1.0),
     "dit": dict(prediction="eps", path="ddpm", time_scale=1000.0, time_offset=-1.0, sign=1.0),
 }
+# diffusers' DiT counts as DiT does, but divides its time frequencies by 127, not 128, and has another eps in norm3.
+CONVENTIONS["diffusers"] = CONVENTIONS["dit"] | dict(freq_shift=1.0, norm_eps=1e-5)
 KINDS = ("nag", *CONVENTIONS)
 HEADS = {1152: 16, 1024: 16, 768: 12, 384: 6, 192: 3}  # of the published XL, L, B, S and of the minis here
 NULL = "t_embedder.null"
+# Defaults of diffusers' DiTTransformer2DModel; the first four make it the official DiT.
+DIFFUSERS_DIT = {"activation_fn": "gelu-approximate", "attention_bias": True, "norm_elementwise_affine": False,
+                 "norm_type": "ada_norm_zero"}
+DIFFUSERS_SIZES = {"sample_size": 32, "num_attention_heads": 16, "norm_eps": 1e-5}
 
 
 def sha256(path: Path) -> str:
@@ -108,14 +114,72 @@ def infer_config(state: dict[str, Tensor], kind: str, heads: int | None = None) 
                        heads=heads, classes=classes, learn_sigma=out == 2 * channels, **CONVENTIONS[kind])
 
 
+def _diffusers_names(depth: int) -> dict[str, list[str]]:
+    """Names in the official layout to those in diffusers' whose tensors make them up, one below the other."""
+    modules = {"x_embedder.proj": ["pos_embed.proj"],
+               "final_layer.adaLN_modulation.1": ["proj_out_1"], "final_layer.linear": ["proj_out_2"]}
+    for layer, number in (("mlp.0", 1), ("mlp.2", 2)):
+        modules[f"t_embedder.{layer}"] = [f"transformer_blocks.0.norm1.emb.timestep_embedder.linear_{number}"]
+    for k in range(depth):
+        ours, theirs = f"blocks.{k}", f"transformer_blocks.{k}"
+        modules |= {f"{ours}.attn.qkv": [f"{theirs}.attn1.to_{part}" for part in "qkv"],
+                    f"{ours}.attn.proj": [f"{theirs}.attn1.to_out.0"], f"{ours}.adaLN_modulation.1": [f"{theirs}.norm1.linear"],
+                    f"{ours}.mlp.fc1": [f"{theirs}.ff.net.0.proj"], f"{ours}.mlp.fc2": [f"{theirs}.ff.net.2"]}
+    names = {f"{key}.{kind}": [f"{old}.{kind}" for old in sources] for key, sources in modules.items()
+             for kind in ("weight", "bias")}
+    return names | {"y_embedder.embedding_table.weight":
+                    ["transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"]}
+
+
+def _read_diffusers(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """State dict in the official layout and settings of a saved DiTTransformer2DModel, or of the pipeline around it.
+
+    Every block owns a copy of the embedders; the first block's are kept. Raises ValueError if a setting makes it another
+    network than DiT, if the copies differ, or listing missing and unknown keys; FileNotFoundError.
+    """
+    folder = Path(path) / "transformer" if (Path(path) / "transformer").is_dir() else Path(path)
+    try:
+        settings = DIFFUSERS_DIT | DIFFUSERS_SIZES | json.loads((folder / "config.json").read_text())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no config.json in {folder}: give the folder of a diffusers DiT or of its pipeline") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is damaged: fetch or make it again") from error
+    other = {name: settings[name] for name, wanted in DIFFUSERS_DIT.items() if settings[name] != wanted}
+    if other:
+        raise ValueError(f"{folder} has another architecture than DiT, which this project cannot run: {other}")
+    state, _ = read_weights(folder / "diffusion_pytorch_model.safetensors")
+    positions = state.pop("pos_embed.pos_embed", None)  # a fixed table, saved by some versions
+    depth = len({key.split(".")[1] for key in state if key.startswith("transformer_blocks.")})
+    names, first = _diffusers_names(depth), "transformer_blocks.0.norm1.emb."
+    sources = {key for parts in names.values() for key in parts}
+    copies = {key.replace(".0.", f".{k}.", 1): key for key in sources if key.startswith(first) for k in range(1, depth)}
+    missing, unknown = (sources | copies.keys()) - state.keys(), state.keys() - sources - copies.keys()
+    if missing or unknown:
+        raise ValueError(f"{folder} is no complete DiT of diffusers (missing: {', '.join(sorted(missing)) or 'nothing'}; "
+                         f"unknown: {', '.join(sorted(unknown)) or 'nothing'}): check the folder")
+    unlike = sorted(copy for copy, key in copies.items() if not torch.equal(state[copy], state[key]))
+    if unlike:
+        raise ValueError(f"{folder}: the blocks' embedders differ, while DiT has one for all ({', '.join(unlike)})")
+    official = {key: torch.cat([state[part] for part in parts]) for key, parts in names.items()}
+    width, _, patch, _ = official["x_embedder.proj.weight"].shape
+    official["pos_embed"] = sincos_2d(width, settings["sample_size"] // patch)[None] if positions is None else positions
+    return official, settings
+
+
 def load(path: Path, kind: str = "nag", heads: int | None = None) -> DiT:
     """A network from our own file (kind "nag") or from released weights ("sit", "dit", "repa"), in evaluation mode.
 
-    Time direction and sign are converted here; a network without a null noise condition gets a zero one, which must be
-    trained before NAG means anything. Raises ValueError for an unknown kind, keys or shapes; FileNotFoundError.
+    With kind "diffusers" `path` is the folder of a saved DiTTransformer2DModel or of its pipeline. Time direction and sign
+    are converted here; a network without a null noise condition gets a zero one, which must be trained before NAG means
+    anything. Raises ValueError for an unknown kind, keys or shapes; FileNotFoundError.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}: choose one of {KINDS}")
+    if kind == "diffusers":
+        state, settings = _read_diffusers(path)
+        config = infer_config(state, kind, settings["num_attention_heads"])
+        config = config.model_copy(update={"norm_eps": settings["norm_eps"]})
+        return _fill(DiT(config), state | {NULL: torch.zeros(config.width)}, path)
     state, metadata = read_weights(path)
     if kind == "nag":
         if "config" not in metadata:

@@ -4,7 +4,7 @@ Contract: x is a state (B, C, H, W), t = 1 noise and t = 0 data. The posterior i
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal, SigmoidT
 from torch.nn import functional as F
 
 from nag.interpolant import add_noise
+from nag.models import BatchLoss
 
-BatchLoss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]  # what nag.train.fit takes
 T_MIN = 1e-3  # training draws t from [T_MIN, 1 - T_MIN]: logit(t) is infinite at both ends
 FLOOR = 1e-6  # added to the local energy before its logarithm: the square of a noise level no one needs to tell from 0
 LOG_STD = (-7.0, 1.0)  # of z; at the lower end std(t) is 1e-3 t (1 - t), below any image's information about t

@@ -13,10 +13,11 @@ from tqdm import tqdm
 from nag.data import to_uint8
 from nag.device import best_device, can_compile, maybe_compile, resolve_precision
 from nag.files import atomic
+from nag.grids import GRIDS
 from nag.guidance import GuidedField, Term, classifier_free, noise_awareness
-from nag.models import DiT
+from nag.models import PATH_OF, DiT
 from nag.rng import ImageNoise
-from nag.samplers import SAMPLERS, time_grid
+from nag.samplers import SAMPLERS, resolve, resolve_grid, time_grid
 
 Interval = tuple[float, float]
 
@@ -39,11 +40,15 @@ class Arm(BaseModel):
 
 
 class SampleConfig(BaseModel):
-    """How to sample: solver, steps, number of images and their seeds; `trajectories` images keep every state."""
+    """How to sample: solver, steps, number of images and their seeds; `trajectories` images keep every state.
+
+    The samplers "ode" and "sde" are the usual ones of the network's path; the grid "default" is the sampler's own.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    sampler: str = "euler"
+    sampler: str = "ode"
+    grid: str = "default"
     steps: int = Field(50, ge=1)
     n_images: int = Field(2000, ge=1)
     first_seed: int = Field(0, ge=0)
@@ -54,8 +59,9 @@ class SampleConfig(BaseModel):
 
     @model_validator(mode="after")
     def _known(self) -> "SampleConfig":
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"unknown sampler {self.sampler!r}: choose one of {sorted(SAMPLERS)}")
+        resolve(self.sampler)
+        if self.grid not in ("default", *GRIDS):
+            raise ValueError(f"unknown grid {self.grid!r}: choose one of {sorted(GRIDS)}")
         return self
 
     @property
@@ -77,7 +83,8 @@ def sample(net: DiT, arm: Arm, config: SampleConfig, progress: bool = True) -> d
     c, device = net.config, best_device()
     net.to(device)
     run = maybe_compile(net, device, config.compile)
-    times, seeds = time_grid(config.sampler, config.steps), config.seeds
+    solver, times = SAMPLERS[resolve(config.sampler, c.path)], time_grid(config.sampler, config.steps, c.path, config.grid)
+    seeds = config.seeds
     size = max(1, config.network_batch // (1 + len(arm.terms())))
     images, states, nfe, start = [], [], 0, time.perf_counter()
     with tqdm(total=config.n_images * config.steps, unit="image-step", mininterval=5, disable=not progress) as bar:
@@ -88,10 +95,10 @@ def sample(net: DiT, arm: Arm, config: SampleConfig, progress: bool = True) -> d
             keep = min(len(batch), max(0, config.trajectories - first))
             trajectory = []
             start_x = noise((c.channels, c.input_size, c.input_size))
-            for x, _ in SAMPLERS[config.sampler](field, start_x, times, noise, c.path):
+            for k, (x, _) in enumerate(solver(field, start_x, times, noise, c.path)):
                 if keep:
                     trajectory.append(x[:keep].half().cpu())
-                bar.update(len(batch) if field.calls else 0)
+                bar.update(len(batch) if k else 0)
             if not torch.isfinite(x).all():
                 raise FloatingPointError(f"sampling gave NaN or infinity (seeds {batch[0]} to {batch[-1]}): try "
                                          "precision: fp32, more steps or smaller guidance weights")
@@ -106,12 +113,18 @@ def sample(net: DiT, arm: Arm, config: SampleConfig, progress: bool = True) -> d
             "seconds": np.array(time.perf_counter() - start)}
 
 
+GRID_NAMES = {
+    "uniform": "uniform in t", "sde": "uniform in t, last step 0.04, drift only", "respaced": "DDPM's levels, evenly respaced",
+    "logsnr": "uniform in log SNR", "edm": "EDM, rho 7", "shifted": "uniform in t, shifted by 3",
+}
+
+
 def protocol(arm: Arm, config: SampleConfig, weights_sha256: str, family: str) -> dict:
     """Everything that decides the numbers of an arm, for the record."""
-    device = best_device()
+    device, path = best_device(), PATH_OF[family]
     return {
-        "family": family, "guidance": arm.model_dump(mode="json"), "solver": config.sampler, "steps": config.steps,
-        "grid": "uniform in t" if config.sampler != "euler_maruyama" else "uniform in t, last step 0.04, drift only",
+        "family": family, "guidance": arm.model_dump(mode="json"), "solver": resolve(config.sampler, path),
+        "steps": config.steps, "grid": GRID_NAMES[resolve_grid(config.sampler, path, config.grid)],
         "n": config.n_images, "seeds": [config.seeds[0], config.seeds[-1]], "label_mode": "balanced, seed mod classes",
         "precision": resolve_precision(config.precision, device), "state": "float32", "device": device.type,
         "compiled": config.compile and can_compile(device.type), "uint8": "round(127.5 x + 127.5), clamped",

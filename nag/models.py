@@ -5,16 +5,22 @@ released SiT (t = 1 data), DiT (0...999) and REPA weights run unchanged.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+BatchLoss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]  # what nag.train.fit takes: (network, indices, generator)
 PATH_OF = {"sit": "linear", "dit": "ddpm"}  # the forward process of each family
 
 
 class ModelConfig(BaseModel):
-    """Sizes of a DiT/SiT network and how it counts time: native t = time_scale * t + time_offset, output times sign."""
+    """Sizes of a DiT/SiT network and how it counts time: native t = time_scale * t + time_offset, output times sign.
+
+    `freq_shift` shortens the divisor of the time frequencies, `norm_eps` is that of the norm before each MLP: diffusers has
+    its own of both. At their defaults they stay out of the JSON, which names checkpoints and is kept in weight files.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,6 +37,8 @@ class ModelConfig(BaseModel):
     time_scale: float = 1.0
     time_offset: float = 0.0
     sign: float = 1.0
+    freq_shift: float = Field(0.0, exclude_if=lambda value: value == 0.0)
+    norm_eps: float = Field(1e-6, exclude_if=lambda value: value == 1e-6)
 
 
 def sincos_2d(width: int, side: int) -> Tensor:
@@ -55,14 +63,14 @@ class PatchEmbed(nn.Module):
 class TimestepEmbedder(nn.Module):
     """Sinusoids of t followed by an MLP; `null` is the learned vector that stands for "noise level unknown"."""
 
-    def __init__(self, width: int, frequencies: int = 256):
+    def __init__(self, width: int, frequencies: int = 256, freq_shift: float = 0.0):
         super().__init__()
-        self.half = frequencies // 2
+        self.half, self.divisor = frequencies // 2, frequencies // 2 - freq_shift
         self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
         self.null = nn.Parameter(torch.zeros(width))
 
     def forward(self, t: Tensor, drop: Tensor | None) -> Tensor:
-        freqs = torch.exp(-math.log(10000) / self.half * torch.arange(self.half, device=t.device, dtype=torch.float32))
+        freqs = torch.exp(-math.log(10000) / self.divisor * torch.arange(self.half, device=t.device, dtype=torch.float32))
         args = t.float()[:, None] * freqs  # (B, F/2)
         emb = self.mlp(torch.cat([args.cos(), args.sin()], dim=-1))  # (B, D)
         return emb if drop is None else torch.where(drop[:, None], self.null.to(emb.dtype), emb)
@@ -127,11 +135,11 @@ def adaln(width: int, chunks: int) -> nn.Sequential:
 class Block(nn.Module):
     """DiT block with adaLN-zero conditioning (Peebles & Xie, 2023)."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, norm_eps: float = 1e-6):
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps, elementwise_affine=False)
         self.mlp = Mlp(width, 4 * width)
         self.adaLN_modulation = adaln(width, 6)
 
@@ -170,10 +178,10 @@ class DiT(nn.Module):
         self.config = config
         c = config
         self.x_embedder = PatchEmbed(c.channels, c.patch, c.width)
-        self.t_embedder = TimestepEmbedder(c.width)
+        self.t_embedder = TimestepEmbedder(c.width, freq_shift=c.freq_shift)
         self.y_embedder = LabelEmbedder(c.classes, c.width)
         self.pos_embed = nn.Parameter(sincos_2d(c.width, c.input_size // c.patch)[None], requires_grad=False)
-        self.blocks = nn.ModuleList(Block(c.width, c.heads) for _ in range(c.depth))
+        self.blocks = nn.ModuleList(Block(c.width, c.heads, c.norm_eps) for _ in range(c.depth))
         self.out_channels = c.channels * (2 if c.learn_sigma else 1)
         self.final_layer = FinalLayer(c.width, c.patch**2 * self.out_channels)
         self._initialise()

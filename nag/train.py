@@ -9,7 +9,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,14 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from nag.ddpm import discretise, variational_bound
 from nag.device import autocast, best_device, maybe_compile, resolve_precision
 from nag.files import atomic
-from nag.ddpm import discretise, variational_bound
 from nag.interpolant import add_noise, convert, velocity_target
-from nag.models import ModelConfig
+from nag.models import BatchLoss, ModelConfig
 from nag.rng import generator
-
-BatchLoss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 
 
 class TrainConfig(BaseModel):
@@ -74,12 +72,17 @@ def batch_indices(size: int, config: TrainConfig, step: int) -> Tensor:
     return torch.cat([_permutation(size, config.seed, e)[place[place // size == e] % size] for e in epochs])
 
 
-def denoising_loss(images: Tensor, labels: Tensor, class_dropout: float, noise_dropout: float) -> BatchLoss:
+def denoising_loss(images: Tensor, labels: Tensor, class_dropout: float, noise_dropout: float,
+                   input_perturbation: float = 0.0) -> BatchLoss:
     """Squared error of v, eps or x0 with two independent dropouts (paper, Sec. 4: noise-condition dropout).
 
     images (N, C, H, W) float32 and labels (N,) live on the CPU; probabilities in [0, 1]. t is uniform; on the path "ddpm"
     it takes that path's 1000 levels. A network that learns its variance gets DiT's bound on top, the mean held fixed.
+    With `input_perturbation` gamma > 0 the state alone has the noise eps + gamma xi (DDPM-IP, Ning et al., 2023). Raises
+    ValueError if it is negative.
     """
+    if input_perturbation < 0:
+        raise ValueError(f"input_perturbation {input_perturbation} is negative: give 0 for none; the paper has 0.1")
 
     def loss(net: nn.Module, index: Tensor, gen: torch.Generator) -> Tensor:
         device = next(net.parameters()).device
@@ -87,10 +90,11 @@ def denoising_loss(images: Tensor, labels: Tensor, class_dropout: float, noise_d
         t, eps = torch.rand(len(index), generator=gen), torch.randn(x0.shape, generator=gen)
         y = torch.where(torch.rand(len(index), generator=gen) < class_dropout, net.config.classes, y)
         drop_noise = torch.rand(len(index), generator=gen) < noise_dropout
-        x0, y, t, eps, drop_noise = (a.to(device) for a in (x0, y, t, eps, drop_noise))
+        noise = eps + input_perturbation * torch.randn(x0.shape, generator=gen) if input_perturbation else eps
+        x0, y, t, eps, noise, drop_noise = (a.to(device) for a in (x0, y, t, eps, noise, drop_noise))
         config = net.config
         t = discretise(t) if config.path == "ddpm" else t
-        x_t = add_noise(x0, eps, t, config.path)
+        x_t = add_noise(x0, noise, t, config.path)
         out = net(x_t, t, y, drop_noise, full=True) if config.learn_sigma else net(x_t, t, y, drop_noise)
         pred, fraction = out.float().tensor_split([x0.shape[1]], dim=1)
         value = (pred - target(config, x0, eps, t)).square().mean()
@@ -214,7 +218,10 @@ def fit(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, chec
 
 
 def train(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, checkpoint: Path) -> list[dict]:
-    """Run `fit` to its end with a progress bar and return its records; delete the checkpoint once weights are saved."""
+    """Run `fit` to its end with a progress bar and return its records.
+
+    The checkpoint stays, so that nothing is lost before the caller has saved the weights; the caller then deletes it.
+    """
     records = []
     with tqdm(total=config.steps, unit="step", mininterval=10) as bar:
         for record in fit(module, loss, size, config, checkpoint):

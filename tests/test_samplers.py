@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from nag.grids import logsnr, sde_times, uniform
+from nag.grids import logsnr, respaced, sde_times, uniform
 from nag.interpolant import coefficients
 from nag.samplers import (
     DIFFUSIONS,
@@ -19,6 +19,7 @@ from nag.samplers import (
     heun,
     last,
     midpoint,
+    resolve,
     stochastic_heun,
     time_grid,
 )
@@ -143,6 +144,12 @@ def test_default_grids():
         assert len(times) == 11 and (times.diff() < 0).all() and (times[0], times[-1]) == (1, 0)
     assert torch.equal(time_grid("euler_maruyama", 10), sde_times(10)) and torch.equal(time_grid("heun", 10), uniform(10))
     assert torch.equal(time_grid("heun", 10, "cosine", "logsnr"), logsnr(10, "cosine"))
+
+
+def test_a_paths_usual_samplers():
+    assert [resolve(kind, path) for kind in ("ode", "sde") for path in ("linear", "ddpm")] == [
+        "euler", "ddim", "euler_maruyama", "ddpm"]
+    assert torch.equal(time_grid("ode", 10, "ddpm"), respaced(10)) and torch.equal(time_grid("sde", 10), sde_times(10))
 
 
 def test_an_unknown_sampler_lists_the_known_ones():

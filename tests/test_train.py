@@ -281,6 +281,35 @@ def test_time_is_uniform_and_states_are_the_forward_process():
     assert abs(eps.mean()) < 4 / math.sqrt(N) and abs(eps.var() - 1) < 4 * math.sqrt(2 / N)
 
 
+def test_input_perturbation_widens_the_states_noise_and_nothing_else():
+    """DDPM-IP: x_t = alpha x_0 + sigma (eps + gamma xi), of variance sigma^2 (1 + gamma^2) for black images; target of eps."""
+    gamma, images, index = 0.5, torch.zeros(N, 1, 1, 1), torch.arange(N)
+    plain, perturbed = Recorder(), Recorder()
+    for net, strength in ((plain, {}), (perturbed, {"input_perturbation": gamma})):
+        value = denoising_loss(images, index % 10, 0.2, 0.1, **strength)(net, index, torch.Generator().manual_seed(0))
+        assert value.item() == pytest.approx(1, abs=4 * math.sqrt(2 / N))  # the target is v = eps, unperturbed
+    for name in ("t", "y", "drop"):
+        assert torch.equal(getattr(plain, name), getattr(perturbed, name))
+    t = plain.t.double()
+    eps, noise = (net.x.flatten().double() / t for net in (plain, perturbed))
+    assert noise.var().item() == pytest.approx(1 + gamma**2, rel=4 * math.sqrt(2 / N))
+    xi = (noise - eps) / gamma
+    assert xi.var().item() == pytest.approx(1, rel=4 * math.sqrt(2 / N))
+    assert (torch.corrcoef(torch.stack([xi, eps, t])) - torch.eye(3)).abs().max() < 4 / math.sqrt(N)
+
+
+def test_no_input_perturbation_is_the_plain_loss_bit_for_bit(build):
+    images, index = torch.randn(50, 1, 8, 8), torch.arange(50)
+    values = [denoising_loss(images, index % 3, 0.2, 0.2, **off)(build(), index, torch.Generator().manual_seed(0))
+              for off in ({}, {"input_perturbation": 0.0})]
+    assert torch.equal(*values)
+
+
+def test_a_negative_input_perturbation_is_refused():
+    with pytest.raises(ValueError, match="input_perturbation -0.1 is negative"):
+        denoising_loss(torch.zeros(1, 1, 1, 1), torch.zeros(1), 0.1, 0.1, input_perturbation=-0.1)
+
+
 @pytest.mark.parametrize("path", ["linear", "cosine"])
 def test_the_loss_is_zero_for_the_true_velocity_and_its_variance_for_silence(path):
     def truth(x, t):  # the data is the constant 2, so x and t tell eps
