@@ -5,6 +5,7 @@ derivatives together, so no sign is derived twice. Shapes: t is () or (B,); coef
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -136,3 +137,23 @@ def convert(pred: Tensor, x: Tensor, t: Tensor | float, source: str, target: str
     if target == "v":
         return c.d_alpha * x0 + c.d_sigma * eps
     return {"x0": x0, "eps": eps, "score": -eps / c.sigma}[target]
+
+
+def change_path(field: Callable, trained: str, path: str) -> Callable:
+    """The field (x, t) -> v on another path than it was trained on, with the same network and no retraining.
+
+    A state is the other path's at the time of equal sigma / alpha, times a number (Karras et al., 2022); the prediction of x_0
+    and eps is the same. Where the trained path does not reach that ratio, its own pure noise stands for it.
+    """
+
+    def on_path(x: Tensor, t: Tensor | float) -> Tensor:
+        c = coefficients(path, t, x)
+        there = time_of_ratio((c.sigma / c.alpha).flatten(), trained)
+        there = there if isinstance(t, Tensor) and t.ndim else there.item()
+        old = coefficients(trained, there, x)
+        scale = ((old.alpha**2 + old.sigma**2) / (c.alpha**2 + c.sigma**2)).sqrt()
+        v = field(scale * x, there)
+        x0, eps = (convert(v, scale * x, there, "v", kind, trained) for kind in ("x0", "eps"))
+        return c.d_alpha * x0 + c.d_sigma * eps
+
+    return on_path

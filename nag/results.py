@@ -3,15 +3,17 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
+from nag import features
 from nag.files import atomic, read_json
 from nag.paths import DATA, RESULTS, ROOT
 
-START, END = "<!-- made by `make readme` -->", "<!-- end -->"
 ARMS = ("none", "nag", "cfg", "cfg+nag")
+NAMES = {"sit": "SiT-mini", "dit": "DiT-mini"}
 METRICS = ("fd", "fd_inf", "kid", "precision", "recall", "shift_late")
 
 
@@ -31,6 +33,11 @@ def build_summary(folder: Path, families: list[str]) -> dict:
             summary[family][arm] = values | {"shift_late": shift[arm]["shift_late"] | {"seeds": seeds},
                                              "nfe": protocol["nfe"], "protocol": protocol}
     return summary
+
+
+def over_unguided(summary: dict) -> dict[str, dict[str, float]]:
+    """Fréchet distance of each arm over that of the unguided one, {family: {arm: ratio}}."""
+    return {f: {arm: s["fd"]["value"] / arms["none"]["fd"]["value"] for arm, s in arms.items()} for f, arms in summary.items()}
 
 
 def paper_ratios() -> dict[str, dict[str, float]]:
@@ -90,20 +97,19 @@ def readme_tables(summary: dict, claims: list[dict]) -> str:
     def cell(x: dict, digits: int = 3) -> str:
         return f"{x['value']:.{digits}f} [{x['low']:.{digits}f}, {x['high']:.{digits}f}]"
 
-    lines = ["| family | arm | w_nag | CFG scale | NFE | Fréchet distance | same, bias off | KID × 1000 | precision | recall | "
+    lines = ["| network | arm | w_nag | CFG scale | NFE | Fréchet distance | same, bias off | KID × 1000 | precision | recall | "
              "late shift × 1000 |", "|---|---|---|---|---|---|---|---|---|---|---|"]
     for family, arms in summary.items():
         for arm in ARMS:
             s = arms[arm]
             guidance = s["protocol"]["guidance"]
             kid, late = ({k: 1000 * s[m][k] for k in ("value", "low", "high")} for m in ("kid", "shift_late"))
-            lines.append(f"| {family} | {arm} | {guidance['w_nag']:g} | {guidance['cfg']:g} | {s['nfe']} | {cell(s['fd'])} | "
-                         f"{cell(s['fd_inf'])} | "
+            lines.append(f"| {NAMES[family]} | {arm} | {guidance['w_nag']:g} | {guidance['cfg']:g} | {s['nfe']} | "
+                         f"{cell(s['fd'])} | {cell(s['fd_inf'])} | "
                          f"{cell(kid, 2)} | {cell(s['precision'])} | {cell(s['recall'])} | {cell(late, 2)} |")
     lines += ["", "Distance relative to the unguided arm, beside the paper's FID ratios (other data, features and samplers):", "",
               "| | none | NAG | CFG | CFG + NAG |", "|---|---|---|---|---|"]
-    ratios = {f"{f}-mini, Fashion-MNIST, here": {a: s["fd"]["value"] / arms["none"]["fd"]["value"] for a, s in arms.items()}
-              for f, arms in summary.items()}
+    ratios = {f"{NAMES[f]}, Fashion-MNIST, here": row for f, row in over_unguided(summary).items()}
     for name, row in (ratios | {f"{m}, ImageNet 256, paper": r for m, r in paper_ratios().items()}).items():
         lines.append(f"| {name} | " + " | ".join(f"{row[a]:.2f}" for a in ARMS) + " |")
     lines += ["", "| claim | what the paper says | verdict here | evidence |", "|---|---|---|---|"]
@@ -113,13 +119,57 @@ def readme_tables(summary: dict, claims: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def auto_table(found: dict[str, dict]) -> str:
+    """Weights found by the estimator alone, beside the sweep's best, {family: contents of auto-FAMILY.json}."""
+    lines = ["| network | rule | w | cost: evaluations × images, seconds | distance over the best swept w | over unguided |",
+             "|---|---|---|---|---|---|"]
+    for family, auto in found.items():
+        for rule in ("mean", "spread", "schedule"):
+            constant = rule != "schedule"
+            w = f"{auto['constant'][rule]['w']:.2f}" if constant else "w(t), mean {:.2f}".format(
+                sum(auto["schedule"]["weights"]) / len(auto["schedule"]["weights"]))
+            cost = auto["cost"]["constant" if constant else "schedule"]
+            ratios = [f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in
+                      (auto["distance_over"][rule][other] for other in ("best of sweep", "none"))]
+            lines.append(f"| {NAMES[family]} | {rule} | {w} | {cost['evaluations']:,}, {cost['seconds']:.0f} s | "
+                         f"{' | '.join(ratios)} |")
+    return "\n".join(lines)
+
+
+def overhead_table(overhead: dict) -> str:
+    """What every arm costs, from overhead.json."""
+    lines = ["| arm | NFE | time / unguided | memory / unguided | extra parameters | extra training, % of images |",
+             "|---|---|---|---|---|---|"]
+    base = overhead["rows"][0]
+    for row in overhead["rows"]:
+        extra = f" + {row['other']}" if row["other"] else ""
+        memory = "–" if row["memory"] is None else f"{row['memory'] / base['memory']:.2f}"
+        training = "not known" if row["training"] is None else f"{row['training']:.3g}"
+        lines.append(f"| {row['label']} | {row['nfe']}{extra} | {row['relative']:.2f} | {memory} | {row['parameters']:,} | "
+                     f"{training} |")
+    return "\n".join(lines)
+
+
+def blocks(read: Callable[[str], dict]) -> dict[str, str]:
+    """The README's generated parts by name; `read` gives the contents of a file of results/ by its name."""
+    summary = read("summary.json")
+    return {"results": readme_tables(summary, read("claims.json")),
+            "auto": auto_table({f: read(f"metrics/auto-{f}.json") for f in summary}),
+            "overhead": overhead_table(read("metrics/overhead.json")), "features": features.table()}
+
+
 def write_readme() -> None:
-    """Put the tables between the README's markers."""
+    """Put the generated parts between their markers in the README; raises ValueError if a marker is missing."""
     path = ROOT / "README.md"
-    head, _, rest = path.read_text().partition(START)
-    tables = readme_tables(read_json(RESULTS / "summary.json"), read_json(RESULTS / "claims.json"))
+    text = path.read_text()
+    for name, block in blocks(lambda name: read_json(RESULTS / name)).items():
+        start, end = f"<!-- {name}: made by `make readme` -->", f"<!-- end of {name} -->"
+        if text.count(start) != 1 or text.count(end) != 1:
+            raise ValueError(f"README.md must have the lines {start} and {end} once each: put them back")
+        head, _, rest = text.partition(start)
+        text = f"{head}{start}\n{block}\n{end}{rest.partition(end)[2]}"
     with atomic(path) as part:
-        part.write_text(f"{head}{START}\n{tables}\n{END}{rest.partition(END)[2]}")
+        part.write_text(text)
 
 
 if __name__ == "__main__":

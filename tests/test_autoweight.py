@@ -82,6 +82,6 @@ def test_a_step_is_affine_in_the_weight_for_every_sampler_of_one_evaluation():
     net = Shifted(0.25)
     for name in ("euler", "euler_maruyama", "ddpm", "ddim"):
         solver = autoweight.SAMPLERS[name]
-        step = {w: autoweight._step(solver, x, GuidedField(net, labels, [noise_awareness(w)])(x, 0.6), None, times, fresh, "linear")
-                for w in (0.0, 1.0, 2.5)}
+        velocities = {w: GuidedField(net, labels, [noise_awareness(w)])(x, 0.6) for w in (0.0, 1.0, 2.5)}
+        step = {w: autoweight._step(solver, x, v, None, times, fresh, "linear") for w, v in velocities.items()}
         torch.testing.assert_close(step[2.5], step[0.0] + 2.5 * (step[1.0] - step[0.0]), rtol=1e-4, atol=1e-5)

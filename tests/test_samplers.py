@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from nag.grids import logsnr, respaced, sde_times, uniform
-from nag.interpolant import coefficients
+from nag.interpolant import change_path, coefficients
 from nag.samplers import (
     DIFFUSIONS,
     SAMPLERS,
@@ -246,3 +246,19 @@ def test_ddpm_takes_the_fields_learned_variance():
     smallest = beta * then.sigma**2 / now.sigma**2
     wanted = (beta.log() * 0.25 + smallest.log() * 0.75).exp()
     assert state.var().item() == pytest.approx(wanted.item(), rel=4 * math.sqrt(2 / len(x)))
+
+
+@pytest.mark.parametrize("trained, path", [("cosine", "linear"), ("linear", "vp"), ("vp", "cosine"), ("ddpm", "vp")])
+def test_a_field_can_change_its_path_at_inference(trained, path):
+    """The exact field of one path, moved to another, is the exact field there, and samples the same data."""
+    x = torch.randn(20, 1, dtype=torch.float64)
+    moved, t = change_path(gaussian(trained), trained, path), 0.7
+    assert_close(moved(x, t), gaussian(path)(x, t), rtol=1e-6, atol=1e-6)
+    x = moments(path, 1.0)[0] + moments(path, 1.0)[1].sqrt() * x
+    assert_close(last(heun(moved, x, logsnr(200, path), path=path)), exact(x, path), rtol=0.02, atol=0.02)
+
+
+def test_a_moved_field_takes_a_time_per_sample():
+    x, times = torch.randn(5, 1, dtype=torch.float64), torch.linspace(0.2, 0.9, 5, dtype=torch.float64)
+    moved = change_path(lambda x, t: x * torch.as_tensor(t, dtype=x.dtype).reshape(-1, 1), "cosine", "linear")
+    assert_close(moved(x, times), torch.cat([moved(x[k:k + 1], times[k].item()) for k in range(5)]))
