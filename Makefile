@@ -34,10 +34,14 @@ repro: setup ## run what is out of date, then compare with the committed numbers
 	@$(BIN)/dvc repro
 	@$(BIN)/python -m nag.results close
 
-test: setup ## unit and pipeline tests, then every notebook at its small defaults
-	@status=0; \
+# The notebooks run beside the tests, each with half of the cores: two jobs that both want all cores wait for one another.
+test: setup ## unit and pipeline tests, and beside them every notebook at its small defaults
+	@mkdir -p build; \
+	cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); export OMP_NUM_THREADS=$$(( (cores + 1) / 2 )); \
+	$(BIN)/pytest -q -p no:cacheprovider --nbval-lax --nbval-current-env notebooks > build/notebooks.log 2>&1 & notebooks=$$!; \
+	trap "kill $$notebooks 2>/dev/null" INT TERM; status=0; \
 	$(BIN)/pytest -q --run-slow tests || status=1; \
-	$(BIN)/pytest -q --nbval-lax --nbval-current-env notebooks || status=1; \
+	wait $$notebooks || status=1; echo "notebooks:"; cat build/notebooks.log; \
 	exit $$status
 
 test-fast: setup ## unit tests that are neither slow nor for a GPU

@@ -43,8 +43,7 @@ class LevelHead(nn.Module):
     def features(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, N, D) after the first blocks and the embedding (B, D) of t (B,) and y (B,)."""
         net = self.frozen[0]
-        c = net.t_embedder(net.config.time_scale * t + net.config.time_offset, None) + net.y_embedder(y)
-        tokens = net.x_embedder(x) + net.pos_embed
+        tokens, c = net.embed(x, t, y)
         for block in net.blocks[:self.depth]:
             tokens = block(tokens, c)
         return tokens, c

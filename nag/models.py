@@ -204,10 +204,13 @@ class DiT(nn.Module):
         x = tokens.view(b, side, side, p, p, self.out_channels)
         return x.permute(0, 5, 1, 3, 2, 4).reshape(b, self.out_channels, side * p, side * p)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor, drop_noise: Tensor | None = None, full: bool = False) -> Tensor:
+    def embed(self, x: Tensor, t: Tensor, y: Tensor, drop_noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the blocks get: tokens (B, N, D) and conditions (B, D)."""
         native_t = self.config.time_scale * t + self.config.time_offset
-        tokens = self.x_embedder(x) + self.pos_embed  # (B, N, D)
-        c = self.t_embedder(native_t, drop_noise) + self.y_embedder(y)  # (B, D)
+        return self.x_embedder(x) + self.pos_embed, self.t_embedder(native_t, drop_noise) + self.y_embedder(y)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor, drop_noise: Tensor | None = None, full: bool = False) -> Tensor:
+        tokens, c = self.embed(x, t, y, drop_noise)
         for block in self.blocks:
             tokens = block(tokens, c)
         out = self.config.sign * self.unpatchify(self.final_layer(tokens, c))
