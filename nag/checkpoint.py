@@ -1,5 +1,6 @@
 """Reading and writing weights: our safetensors, and the SiT, DiT, REPA and diffusers layouts; no code is ever executed."""
 
+import argparse
 import hashlib
 import json
 import warnings
@@ -43,10 +44,13 @@ def save_weights(path: Path, module: nn.Module, /, **metadata: str) -> None:
         part.write_bytes(serialized(state, {"nag": json.dumps(metadata, sort_keys=True)}))
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """State dict and metadata of a safetensors file or a PyTorch checkpoint (its "ema" if it has one).
+def read_file(path: Path) -> tuple[object, dict[str, str]]:
+    """Content of a safetensors file with our metadata, or of a PyTorch file (memory-mapped) with none.
 
-    Raises FileNotFoundError, or ValueError for a truncated file or one that would need to execute code.
+    Besides tensors and plain values, argparse.Namespace is let through, which SiT, DiT and REPA keep beside their weights.
+    That runs no code: restoring one only fills its `__dict__`, it has no method of its own that unpickling would call, and
+    the values in it pass the same unpickler. Raises FileNotFoundError, or ValueError for a truncated file or one that
+    would need to execute code.
     """
     path = Path(path)
     if not path.is_file():
@@ -55,17 +59,31 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, json.loads((file.metadata() or {}).get("nag", "{}"))
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True), {}
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise ValueError(f"{path} is truncated or no weights file: fetch or make it again") from error
-    except Exception as error:  # the unpickler's own error for anything but tensors
+    except Exception as error:  # the unpickler's own error for anything else
         raise ValueError(f"{path} holds objects other than weights ({type(error).__name__}); it is not loaded, "
                          "since that would execute code: save its state_dict alone") from error
-    if isinstance(state, dict) and "ema" in state:
-        state = state["ema"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+
+
+def named_tensors(content: object, path: Path) -> dict[str, Tensor]:
+    """`content`, if it is a state dict; raises ValueError naming the file it came from if not."""
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path} holds no named tensors: save a module's state_dict, or name the right file")
-    return state, {}
+    return content
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """State dict and metadata of a safetensors file or a PyTorch checkpoint (its "ema" if it has one).
+
+    Raises ValueError if it holds no named tensors, and what `read_file` raises.
+    """
+    content, metadata = read_file(path)
+    if isinstance(content, dict) and "ema" in content:
+        content = content["ema"]
+    return named_tensors(content, path), metadata
 
 
 def load_weights(path: Path, module: nn.Module) -> nn.Module:

@@ -114,7 +114,7 @@ def readme_tables(summary: dict, claims: list[dict]) -> str:
         lines.append(f"| {name} | " + " | ".join(f"{row[a]:.2f}" for a in ARMS) + " |")
     lines += ["", "| claim | what the paper says | verdict here | evidence |", "|---|---|---|---|"]
     for c in claims:
-        where = f"`results/{c['evidence']['file']}`, `{c['evidence']['key']}`" if c["evidence"]["file"] else "none"
+        where = f"results/: `{c['evidence']['file']}`: `{c['evidence']['key']}`" if c["evidence"]["file"] else "none"
         lines.append(f"| {c['id']} | {c['statement']} | **{c['verdict']}**: {c['note'].replace('|', '&#124;')} | {where} |")
     return "\n".join(lines)
 

@@ -16,7 +16,7 @@ from nag.paths import ROOT
 LAYERS = [
     ["paths", "rng", "files", "device", "interpolant"],
     ["ddpm", "toy", "models", "estimator", "data"],
-    ["checkpoint", "guidance", "grids", "multistep"],
+    ["checkpoint", "official", "guidance", "grids", "multistep"],
     ["samplers", "corrections"],
     ["train", "levels", "diagnose", "autoweight", "overhead", "extractor", "shift", "metrics", "generate", "bench"],
     ["canvas", "features", "figures", "claims", "results"],
