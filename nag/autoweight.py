@@ -14,16 +14,17 @@ from torch import Tensor
 
 from nag.guidance import GuidedField, Term, noise_awareness
 from nag.samplers import SAMPLERS, resolve
-from nag.shift import LATE
+from nag.shift import is_late
 
+ONE_STEP = ("euler", "euler_maruyama", "ddpm", "ddim", "ddim_eta1")
 Judge = Callable[[Tensor], Tensor]
 
 
 def excess(levels: np.ndarray, control: np.ndarray, times: np.ndarray) -> dict[str, float]:
     """How sampled levels (M, K) exceed those of forward states (M', K) over 0 < t <= 0.2: in mean, and in spread over images."""
-    late = (times > 0) & (times <= LATE + 1e-9)
+    late = is_late(times)
     return {"mean": float((levels.mean(0) - control.mean(0))[late].mean()),
-            "spread": float((levels.std(0) - control.std(0))[late].mean())}
+            "spread": float((levels.std(0, ddof=1) - control.std(0, ddof=1))[late].mean())}
 
 
 def null_weight(weights: Sequence[float], values: Sequence[float]) -> tuple[float, bool]:
@@ -66,10 +67,15 @@ def weight_schedule(net: Callable, judge: Judge, control: np.ndarray, times: Ten
     A step of a one-evaluation sampler is affine in w, so all w are tried at the price of one: the next state is read by the
     judge at `nodes` weights in [0, `largest`], and the crossing of the mean level with that of forward states, control
     (M', K + 1) read at `times` (K + 1,), is taken. Costs 3 network evaluations a step and image; the last step, to t = 0,
-    keeps the weight before it. noise(shape) draws (B, *shape); labels (B,).
+    keeps the weight before it. noise(shape) draws (B, *shape); labels (B,); the judge gets states on their device. Raises
+    ValueError for a sampler that is not of one evaluation a step.
     """
     c = net.config
-    solver = SAMPLERS[resolve(sampler, c.path)]
+    name = resolve(sampler, c.path)
+    if name not in ONE_STEP:
+        raise ValueError(f"{name} has a memory or several evaluations a step, which this calibration cannot follow: choose one "
+                         f"of {ONE_STEP}")
+    solver = SAMPLERS[name]
     plain, guided = GuidedField(net, labels, (), precision), GuidedField(net, labels, [noise_awareness(1.0)], precision)
     x = noise((c.channels, c.input_size, c.input_size))
     tried, chosen = np.linspace(0, largest, nodes), []

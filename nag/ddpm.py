@@ -8,9 +8,14 @@ import math
 import torch
 from torch import Tensor
 
-from nag.interpolant import coefficients
+from nag.interpolant import coefficients, widest
 
 LEVELS = 1000
+
+
+def learns_variance(config: object) -> bool:
+    """Whether a network's second half of channels is a variance: the official SiT has such channels too, never trained."""
+    return getattr(config, "learn_sigma", False) and config.path == "ddpm"
 
 
 def discretise(u: Tensor) -> Tensor:
@@ -18,16 +23,12 @@ def discretise(u: Tensor) -> Tensor:
     return (u * LEVELS).floor().clamp_max(LEVELS - 1).add(1) / LEVELS
 
 
-def _widest(like: Tensor) -> torch.dtype:
-    return torch.float32 if like.device.type == "mps" else torch.float64
-
-
 def posterior(t: Tensor | float, s: Tensor | float, like: Tensor, path: str = "ddpm") -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """q(x_s | x_t, x_0) = N(a x_0 + b x_t, variance): a, b, variance and beta = var(x_t | x_s), in float64 (MPS: 32).
 
     t and s are () or (B,) with t > s; all four broadcast against `like` (B, ...) (Ho et al., 2020, eq. 6-7, for any path).
     """
-    like = like.to(_widest(like))
+    like = like.new_zeros([1] * like.ndim, dtype=widest(like.device))
     now, then = coefficients(path, t, like), coefficients(path, s, like)
     ratio = now.alpha / then.alpha
     beta = now.sigma**2 - (ratio * then.sigma) ** 2
@@ -40,7 +41,7 @@ def log_variance(fraction: Tensor, t: Tensor | float, s: Tensor | float, path: s
 
     The posterior variance of a step to s = 0 is zero; that of the step before stands for it (Nichol & Dhariwal, 2021).
     """
-    t, s = (torch.as_tensor(k, dtype=_widest(fraction), device=fraction.device) for k in (t, s))
+    t, s = (torch.as_tensor(k, dtype=widest(fraction.device), device=fraction.device) for k in (t, s))
     *_, beta = posterior(t, s, fraction, path)
     at_data = s == 0
     *_, least, _ = posterior(torch.where(at_data, 2 * t, t), torch.where(at_data, t, s), fraction, path)

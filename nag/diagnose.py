@@ -63,8 +63,10 @@ def measure_shift(field: Callable[[Tensor, float], Tensor], control: Tensor, tim
         raise ValueError(f"the control has shape {tuple(control.shape)}: give forward states (M, K, C, H, W) of real images at "
                          f"the K = {len(times)} times, as nag.shift.forward_states makes them")
 
-    def velocity(x: Tensor, t: float) -> Tensor:
+    def converted(x: Tensor, t: float) -> Tensor:
         return convert(field(x, t), x, t, prediction, "v", path)
+
+    velocity = field if prediction == "v" else converted  # itself, so that a sampler finds its learned variance
 
     def states() -> Iterator[Tensor]:
         for noise in _batches(first_seed, n or len(control), batch, device):

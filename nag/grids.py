@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nag.ddpm import LEVELS
-from nag.interpolant import time_of_ratio
+from nag.interpolant import PATHS, time_of_ratio
 
 
 def uniform(steps: int, start: float = 1.0, end: float = 0.0) -> Tensor:
@@ -35,24 +35,34 @@ def respaced(steps: int) -> Tensor:
     return torch.cat([(levels + 1) / LEVELS, torch.zeros(1, dtype=torch.float64)])
 
 
-def _between(first: float, last: float, steps: int, path: str, ratio: Callable[[Tensor], Tensor]) -> Tensor:
-    """Even steps of u from `first` to `last`, u -> sigma / alpha by `ratio`; pure noise and data replace the ends."""
+def _largest(path: str, wanted: float) -> float:
+    """sigma / alpha at which a grid begins: the wanted one, or that of the path's pure noise if it is less."""
+    c = PATHS[path](torch.ones((), dtype=torch.float64))
+    return min(wanted, (c.sigma / c.alpha).item())
+
+
+def _of_ratios(inner: Tensor, path: str) -> Tensor:
+    """The times of falling ratios sigma / alpha, the first of them pure noise itself, and then 0."""
+    return torch.cat([torch.ones(1, dtype=torch.float64), time_of_ratio(inner[1:], path), torch.zeros(1, dtype=torch.float64)])
+
+
+def _check(steps: int) -> None:
     if steps < 1:
         raise ValueError(f"a grid needs steps >= 1, not {steps}")
-    u = torch.linspace(first, last, steps + 1, dtype=torch.float64)
-    times = torch.ones(steps + 1, dtype=torch.float64)
-    times[1:-1], times[-1] = time_of_ratio(ratio(u[1:-1]), path), 0
-    return times
 
 
 def logsnr(steps: int, path: str = "linear", smallest: float = 0.005, largest: float = 200.0) -> Tensor:
-    """Evenly spaced in log(alpha / sigma), sigma / alpha from `largest` to `smallest` (DPM-Solver, Lu et al., 2022)."""
-    return _between(math.log(largest), math.log(smallest), steps, path, torch.exp)
+    """Even steps of log(sigma / alpha) from `largest` to `smallest`, whose places pure noise and data take (DPM-Solver, 2022)."""
+    _check(steps)
+    u = torch.linspace(math.log(_largest(path, largest)), math.log(smallest), steps + 1, dtype=torch.float64)
+    return _of_ratios(u[:-1].exp(), path)
 
 
 def edm(steps: int, path: str = "linear", smallest: float = 0.002, largest: float = 80.0, rho: float = 7.0) -> Tensor:
-    """Evenly spaced in (sigma / alpha)^(1/rho), sigma / alpha from `largest` to `smallest` (Karras et al., 2022)."""
-    return _between(largest ** (1 / rho), smallest ** (1 / rho), steps, path, lambda u: u**rho)
+    """Even steps of (sigma / alpha)^(1/rho) from `largest`, here pure noise, to `smallest`, then 0 (Karras et al., 2022)."""
+    _check(steps)
+    u = torch.linspace(_largest(path, largest) ** (1 / rho), smallest ** (1 / rho), steps, dtype=torch.float64)
+    return _of_ratios(u**rho, path)
 
 
 def shifted(steps: int, shift: float = 3.0) -> Tensor:

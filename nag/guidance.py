@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from nag.ddpm import learns_variance
 from nag.device import autocast, resolve_precision
 from nag.interpolant import convert, from_score
 
@@ -76,6 +77,15 @@ def autoguidance(scale: float, weaker: Callable, **where) -> Term:
     return Term("autoguidance", scale - 1, net=weaker, **where)
 
 
+def _check_times(t: Tensor, terms: Sequence[Term]) -> None:
+    """With a time for each sample, no term may depend on which others are in the batch; raises ValueError."""
+    low, high = float(t.min()), float(t.max())
+    for term in terms:
+        if low < high and (callable(term.weight) or any(low < edge < high for edge in term.interval)):
+            raise ValueError(f"{term.name}: its weight changes within the batch's times {low:.3g} to {high:.3g}, so an image "
+                             "would depend on its batch: use a constant weight over all of them, or one time for all")
+
+
 @dataclass
 class GuidedField:
     """A velocity field field(x, t) -> v for samplers, made of a network, labels and guidance terms.
@@ -83,7 +93,8 @@ class GuidedField:
     Terms whose weight is zero at t are not evaluated; what is left runs as one batch for each network. `nfe` counts network
     evaluations per image so far, `calls` the calls. x may be float64; the network sees float32, or bf16 by autocast. For a
     network that learns its variance, `fraction` (B, C, H, W) in about [0, 1] is that of the last call, noise level and class
-    given (DiT's range, see nag.ddpm). Where t is (B,), weights are taken at its mean.
+    given (DiT's range, see nag.ddpm). Where t is (B,), the weights must be the same for all. Raises ValueError for a second
+    network of another path.
     """
 
     net: Callable
@@ -94,11 +105,19 @@ class GuidedField:
     calls: int = field(default=0, init=False)
     fraction: Tensor | None = field(default=None, init=False)
 
+    def __post_init__(self):
+        for term in self.terms:
+            if term.net and term.net.config.path != self.net.config.path:
+                raise ValueError(f"{term.name}: its network is of the path {term.net.config.path!r}, the guided one of "
+                                 f"{self.net.config.path!r}: both must be of one path")
+
     def predict(self, x: Tensor, t: float | Tensor) -> Tensor:
         """The guided prediction in the network's own terms (v, eps or x0), float32 (B, C, H, W)."""
         kind, path = self.net.config.prediction, self.net.config.path
         place = float(t.mean()) if isinstance(t, Tensor) else t
         active = [(term, w) for term in self.terms if (w := term.at(place)) != 0]
+        if isinstance(t, Tensor) and t.ndim:
+            _check_times(t, self.terms)
         branches = [(self.net, False, False)] + [(term.net or self.net, term.drop_class, term.drop_noise)
                                                  for term, _ in active if not term.gradient]
         unique = list(dict.fromkeys(branches))
@@ -131,7 +150,7 @@ class GuidedField:
         labels = [torch.full_like(self.labels, net.config.classes) if drop else self.labels for _, drop, _ in branches]
         drops = torch.tensor([drop for *_, drop in branches], device=x.device).repeat_interleave(size)
         times = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(size).repeat(n)
-        options = {"full": True} if getattr(net.config, "learn_sigma", False) else {}
+        options = {"full": True} if learns_variance(net.config) else {}
         with autocast(x.device, resolve_precision(self.precision, x.device)):
             out = net(x.float().repeat(n, 1, 1, 1), times, torch.cat(labels), drops, **options)  # (n B, C or 2 C, H, W)
         pred, variance = out.float().tensor_split([x.shape[1]], dim=1)

@@ -6,12 +6,19 @@ derivatives together, so no sign is derived twice. Shapes: t is () or (B,); coef
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 PREDICTIONS = ("v", "eps", "x0", "score")
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has no float64 (MPS)."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class Coefficients(NamedTuple):
@@ -31,7 +38,7 @@ def linear(t: Tensor) -> Coefficients:
 def cosine(t: Tensor) -> Coefficients:
     """Variance-preserving trigonometric path, alpha = cos(pi t/2) and sigma = sin(pi t/2) (SiT 'GVP')."""
     a = t * (math.pi / 2)
-    return Coefficients(a.cos(), a.sin(), -math.pi / 2 * a.sin(), math.pi / 2 * a.cos())
+    return Coefficients(a.cos().clamp_min(0), a.sin(), -math.pi / 2 * a.sin(), math.pi / 2 * a.cos())
 
 
 def vp(t: Tensor, beta_min: float = 0.1, beta_max: float = 20.0) -> Coefficients:
@@ -43,6 +50,7 @@ def vp(t: Tensor, beta_min: float = 0.1, beta_max: float = 20.0) -> Coefficients
     return Coefficients(alpha, sigma, d_alpha, -alpha * d_alpha / sigma)
 
 
+@cache
 def _ddpm_table(levels: int = 1000) -> Tensor:
     betas = torch.linspace(1e-4, 0.02, levels, dtype=torch.float64)
     return torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-betas).cumsum(0)])  # log alpha_bar at i/levels
@@ -50,7 +58,7 @@ def _ddpm_table(levels: int = 1000) -> Tensor:
 
 def ddpm(t: Tensor) -> Coefficients:
     """DDPM's 1000 linear betas (Ho et al., 2020): exact at t = (i + 1)/1000 for level i, log alpha linear between."""
-    table = _ddpm_table().to(t.device, torch.float64 if t.device.type != "mps" else torch.float32)
+    table = _ddpm_table().to(t.device, widest(t.device))
     place = t.to(table.dtype) * (len(table) - 1)
     low = place.floor().clamp(0, len(table) - 2).long()
     slope = (table[low + 1] - table[low]) * 0.5  # of log alpha, a level
@@ -68,7 +76,7 @@ def time_of_ratio(ratio: Tensor, path: str = "linear") -> Tensor:
 
     Beyond the largest ratio of the path the answer is 1.
     """
-    ratio = ratio.double() if ratio.device.type != "mps" else ratio
+    ratio = ratio.to(widest(ratio.device))
     low, high = torch.zeros_like(ratio), torch.ones_like(ratio)
     for _ in range(50):
         middle = (low + high) / 2
@@ -139,21 +147,31 @@ def convert(pred: Tensor, x: Tensor, t: Tensor | float, source: str, target: str
     return {"x0": x0, "eps": eps, "score": -eps / c.sigma}[target]
 
 
+@dataclass
+class _Moved:
+    field: Callable
+    trained: str
+    path: str
+
+    def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
+        c = coefficients(self.path, t, x)
+        there = time_of_ratio((c.sigma / c.alpha).flatten(), self.trained)
+        there = there if isinstance(t, Tensor) and t.ndim else there.item()
+        old = coefficients(self.trained, there, x)
+        scale = ((old.alpha**2 + old.sigma**2) / (c.alpha**2 + c.sigma**2)).sqrt()
+        v = self.field(scale * x, there)
+        x0, eps = (convert(v, scale * x, there, "v", kind, self.trained) for kind in ("x0", "eps"))
+        return c.d_alpha * x0 + c.d_sigma * eps
+
+    def __getattr__(self, name: str):
+        return getattr(self.field, name)
+
+
 def change_path(field: Callable, trained: str, path: str) -> Callable:
     """The field (x, t) -> v on another path than it was trained on, with the same network and no retraining.
 
     A state is the other path's at the time of equal sigma / alpha, times a number (Karras et al., 2022); the prediction of x_0
-    and eps is the same. Where the trained path does not reach that ratio, its own pure noise stands for it.
+    and eps is the same. Where the trained path does not reach that ratio, its own pure noise stands for it. Other attributes
+    (`nfe`, `fraction`) are the inner field's.
     """
-
-    def on_path(x: Tensor, t: Tensor | float) -> Tensor:
-        c = coefficients(path, t, x)
-        there = time_of_ratio((c.sigma / c.alpha).flatten(), trained)
-        there = there if isinstance(t, Tensor) and t.ndim else there.item()
-        old = coefficients(trained, there, x)
-        scale = ((old.alpha**2 + old.sigma**2) / (c.alpha**2 + c.sigma**2)).sqrt()
-        v = field(scale * x, there)
-        x0, eps = (convert(v, scale * x, there, "v", kind, trained) for kind in ("x0", "eps"))
-        return c.d_alpha * x0 + c.d_sigma * eps
-
-    return on_path
+    return _Moved(field, trained, path)

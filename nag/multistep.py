@@ -11,13 +11,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from nag.interpolant import coefficients, convert
+from nag.interpolant import coefficients, convert, widest
+
+PURE_NOISE = 1e-6  # alpha below this is taken for zero
 
 
 def _level(t: float, like: Tensor, path: str) -> tuple[Tensor, Tensor, Tensor]:
     """alpha, sigma and lambda at t as numbers without dimensions."""
-    c = coefficients(path, t, like.new_zeros((), dtype=torch.float64 if like.device.type != "mps" else torch.float32))
-    return c.alpha, c.sigma, c.alpha.log() - c.sigma.log()
+    c = coefficients(path, t, like.new_zeros((), dtype=widest(like.device)))
+    alpha = c.alpha * (c.alpha > PURE_NOISE)
+    return alpha, c.sigma, alpha.log() - c.sigma.log()
 
 
 def dpmpp_2m(field: Callable, x: Tensor, times: Tensor, noise: Callable | None = None, path: str = "linear",
@@ -34,7 +37,7 @@ def dpmpp_2m(field: Callable, x: Tensor, times: Tensor, noise: Callable | None =
         decay = torch.exp(-2 * h if stochastic else -h)
         keep = sigma_s / sigma_t * (torch.exp(-h) if stochastic else 1)
         x = keep.to(x.dtype) * x + (alpha_s * (1 - decay)).to(x.dtype) * (x0 + slope)
-        if stochastic and s != times[-1]:
+        if stochastic and s > 0:
             x = x + (sigma_s * (1 - decay).sqrt()).to(x.dtype) * noise(x.shape[1:]).to(x)
         before = x0, lambda_t
         yield x, s

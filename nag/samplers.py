@@ -17,7 +17,7 @@ from torchdiffeq import odeint
 
 from nag.ddpm import log_variance, posterior
 from nag.grids import grid
-from nag.interpolant import coefficients, convert
+from nag.interpolant import coefficients, convert, widest
 from nag.multistep import dpmpp_2m, unipc
 
 Field = Callable[[Tensor, float], Tensor]
@@ -59,7 +59,7 @@ def dopri5(field: Field, x: Tensor, times: Tensor, noise: Callable | None = None
     """
     at = times.to(x.device, x.dtype)
     states = odeint(lambda t, y: field(y, float(t)), x, at, rtol=rtol, atol=atol, method="dopri5",
-                    options={"step_t": at[-1:]})  # or its last step would overshoot the data and interpolate back
+                    options={"step_t": at[-1:], "dtype": widest(x.device)})  # step_t: else it oversteps the data
     yield from zip(states, times.tolist(), strict=True)
 
 
@@ -100,7 +100,8 @@ def euler_maruyama(field: Field, x: Tensor, times: Tensor, noise: Callable, path
                    diffusion: str = "sigma", last_step: str = "mean") -> Iterator[State]:
     """Euler-Maruyama for the reverse SDE dx = (v - D s) dt + sqrt(2 D) dW, by default with D = sigma_t (SiT, 2024).
 
-    The last step has no noise: along the drift ("mean"), along v ("euler") or to E[x_0 | x_t] ("tweedie").
+    The last step, which should end at 0, has no noise: along the drift ("mean"), along v ("euler") or to E[x_0 | x_t]
+    ("tweedie").
     """
     _check_sde(diffusion, last_step)
     yield x, float(times[0])
@@ -132,7 +133,7 @@ def stochastic_heun(field: Field, x: Tensor, times: Tensor, noise: Callable, pat
 
 
 def ddpm(field: Field, x: Tensor, times: Tensor, noise: Callable, path: str = "ddpm") -> Iterator[State]:
-    """Ancestral sampling from q(x_s | x_t, x_0-hat) (Ho et al., 2020), respaced by the grid; the last step has no noise.
+    """Ancestral sampling from q(x_s | x_t, x_0-hat) (Ho et al., 2020), respaced by the grid; a step to 0 has no noise.
 
     The variance is the posterior's, or the field's learned `fraction` of DiT's range if it has one.
     """
@@ -142,7 +143,7 @@ def ddpm(field: Field, x: Tensor, times: Tensor, noise: Callable, path: str = "d
         fraction = getattr(field, "fraction", None)
         a, b, variance, _ = (k.to(x.dtype) for k in posterior(t, s, x, path))
         x = a * x0 + b * x
-        if s != times[-1]:
+        if s > 0:
             std = variance.sqrt() if fraction is None else (0.5 * log_variance(fraction, t, s, path)).exp().to(x.dtype)
             x = x + std * noise(x.shape[1:]).to(x)
         yield x, s
@@ -158,7 +159,7 @@ def ddim(field: Field, x: Tensor, times: Tensor, noise: Callable | None = None, 
         c = coefficients(path, s, x)
         variance = eta**2 * posterior(t, s, x, path)[2].to(x.dtype)
         x = c.alpha * x0 + (c.sigma**2 - variance).clamp_min(0).sqrt() * eps
-        if eta and s != times[-1]:
+        if eta and s > 0:
             x = x + variance.sqrt() * noise(x.shape[1:]).to(x)
         yield x, s
 

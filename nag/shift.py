@@ -27,7 +27,7 @@ def estimated_times(posterior_mean: Callable[[Tensor], Tensor], states: Tensor |
     """Posterior mean of t (M, K) for states (M, K, C, H, W), by any x (B, C, H, W) -> (B,) estimator."""
     states = torch.as_tensor(states)
     flat = states.flatten(0, 1)
-    means = torch.cat([posterior_mean(chunk.float()).double().cpu() for chunk in flat.split(batch)])
+    means = torch.cat([posterior_mean(chunk.float()).cpu().double() for chunk in flat.split(batch)])
     return means.view(states.shape[:2]).numpy()
 
 
@@ -43,7 +43,8 @@ def interval(value: np.ndarray, draws: np.ndarray) -> dict:
     return {"value": value, "low": low, "high": high}
 
 
-def _is_late(times: np.ndarray) -> np.ndarray:
+def is_late(times: np.ndarray) -> np.ndarray:
+    """Which of the times are late in sampling, 0 < t <= LATE."""
     return (times > 0) & (times <= LATE + 1e-9)
 
 
@@ -57,7 +58,7 @@ def noise_shift(sampled: np.ndarray, control: np.ndarray, times: np.ndarray, res
     """
     if sampled.shape[1] != len(times) or control.shape[1] != len(times):
         raise ValueError(f"estimates {sampled.shape} and {control.shape} must have one column per time ({len(times)})")
-    late, middle = _is_late(times), (times >= 0.4) & (times <= 0.9)
+    late, middle = is_late(times), (times >= 0.4) & (times <= 0.9)
     if not (late.any() and middle.any()):
         raise ValueError(f"no time in (0, {LATE}] or in [0.4, 0.9]: use more steps")
     delta = sampled.mean(0) - control.mean(0)
@@ -73,7 +74,7 @@ def noise_shift(sampled: np.ndarray, control: np.ndarray, times: np.ndarray, res
 
 def late_ratio(shifted: dict, baseline: dict, times: np.ndarray) -> dict:
     """|late shift| of one arm over that of another, both from `noise_shift` with the same seed: {value, low, high}."""
-    late = _is_late(times)
+    late = is_late(times)
     top, bottom = (np.abs(s["draws"][:, late].mean(1)) for s in (shifted, baseline))
     return interval(abs(shifted["late"]["value"]) / abs(baseline["late"]["value"]), top / bottom)
 

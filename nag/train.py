@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nag.ddpm import discretise, variational_bound
+from nag.ddpm import discretise, learns_variance, variational_bound
 from nag.device import autocast, best_device, maybe_compile, resolve_precision
 from nag.files import atomic
 from nag.interpolant import add_noise, convert, velocity_target
@@ -95,10 +95,11 @@ def denoising_loss(images: Tensor, labels: Tensor, class_dropout: float, noise_d
         config = net.config
         t = discretise(t) if config.path == "ddpm" else t
         x_t = add_noise(x0, noise, t, config.path)
-        out = net(x_t, t, y, drop_noise, full=True) if config.learn_sigma else net(x_t, t, y, drop_noise)
+        learned = learns_variance(config)
+        out = net(x_t, t, y, drop_noise, full=True) if learned else net(x_t, t, y, drop_noise)
         pred, fraction = out.float().tensor_split([x0.shape[1]], dim=1)
         value = (pred - target(config, x0, eps, t)).square().mean()
-        if config.learn_sigma:
+        if learned:
             x0_hat = convert(pred.detach(), x_t, t, config.prediction, "x0", config.path)
             value = value + variational_bound((fraction + 1) / 2, x0_hat, x0, x_t, t).mean()
         return value
@@ -124,6 +125,7 @@ def condition_losses(net: nn.Module, images: Tensor, labels: Tensor, seed: int, 
     gen, device = generator(seed), next(net.parameters()).device
     t, eps = torch.rand(len(images), generator=gen), torch.randn(images.shape, generator=gen)
     place, table = (t * bins).long(), {}
+    t = discretise(t) if net.config.path == "ddpm" else t
     for name, (drop_class, drop_noise) in CONDITIONS.items():
         y = torch.full_like(labels, net.config.classes) if drop_class else labels
         errors = []

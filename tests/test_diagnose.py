@@ -7,6 +7,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
 from nag import ddpm, toy
 from nag.diagnose import SCHEDULERS, measure_shift, scheduler_levels, scheduler_shift, scheduler_states
@@ -211,8 +212,7 @@ def test_a_grid_that_ddim_does_not_land_on_is_seen_as_a_shift(spacing):
 def test_an_object_with_a_sample_is_as_good_as_a_tensor():
     scheduler = make("DDIMScheduler")
     call, x = perfect(scheduler), torch.randn(2, 1, 4, 4)
-    wrapped = scheduler_states(lambda x, t: diffusers.models.modeling_outputs.Transformer2DModelOutput(call(x, t)),
-                               scheduler, x, 5)
+    wrapped = scheduler_states(lambda x, t: Transformer2DModelOutput(call(x, t)), scheduler, x, 5)
     assert torch.equal(wrapped[0], scheduler_states(call, scheduler, x, 5)[0])
 
 

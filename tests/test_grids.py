@@ -26,11 +26,12 @@ def test_uniform_and_sde():
 
 @pytest.mark.parametrize("path", ["linear", "cosine", "vp", "ddpm"])
 def test_logsnr_and_edm_are_even_in_what_they_are_named_after(path):
-    steps = ratio(logsnr(10, path)[1:-1], path).log().diff()
-    assert_close(steps, steps[:1].expand(8), rtol=1e-4, atol=1e-6)
+    for count in (10, 60):
+        steps = ratio(logsnr(count, path)[1:-1], path).log().diff()
+        assert_close(steps, steps[:1].expand(count - 2), rtol=1e-4, atol=1e-6)
     inner = ratio(edm(10, path)[1:-1], path)
-    karras = (80 ** (1 / 7) + torch.arange(1, 10, dtype=torch.float64) / 10 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
-    assert_close(inner, karras.clamp_min(0), rtol=1e-4, atol=1e-6)
+    karras = (80 ** (1 / 7) + torch.arange(10, dtype=torch.float64) / 9 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    assert_close(inner, karras[1:], rtol=1e-4, atol=1e-6)
 
 
 def test_shifted_is_that_of_stable_diffusion_3():
@@ -54,24 +55,25 @@ def test_time_of_ratio_inverts_the_path(path):
 
 
 @pytest.mark.parametrize("name", GRIDS)
-@pytest.mark.parametrize("path", ["linear", "ddpm"])
+@pytest.mark.parametrize("path", ["linear", "ddpm", "vp"])
 def test_every_grid_falls_from_noise_to_data(name, path):
-    for steps in (2, 17):
+    for steps in (2, 17, 60):
         times = grid(name, steps, path)
         assert len(times) == steps + 1 and (times.diff() < 0).all() and (times[0], times[-1]) == (1, 0)
 
 
 @pytest.mark.parametrize("name", GRIDS)
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
-def test_any_solver_takes_any_grid(sampler, name):
-    n, path = 4000, "cosine"
+@pytest.mark.parametrize("path", ["linear", "ddpm", "cosine"])
+def test_any_solver_takes_any_grid(sampler, name, path):
+    n = 2000
     mean1, variance1 = moments(path, 1.0)
     x = mean1 + variance1.sqrt() * torch.randn(n, 1, dtype=torch.float64)
     out = last(SAMPLERS[sampler](gaussian(path), x, grid(name, 60, path), lambda shape: torch.randn(n, *shape), path))
     mean, variance = moments(path, 0.0)
-    assert abs(out.mean() - mean) < 0.06 and abs(out.std() / variance.sqrt() - 1) < 0.12
+    assert abs(out.mean() - mean) < 0.08 and abs(out.std() / variance.sqrt() - 1) < 0.25
     if sampler not in ("euler_maruyama", "stochastic_heun", "ddpm", "ddim_eta1", "dpmpp_2m_sde"):
-        assert (out - exact(x, path)).abs().max() < 0.2
+        assert (out - exact(x, path)).abs().max() < 0.25
 
 
 @pytest.mark.parametrize("arguments", [(0,), (5, 0.2, 0.4), (5, 1.2), (5, 1.0, -0.1)])

@@ -159,7 +159,7 @@ def test_mixing_in_any_space_is_the_same(x, path, prediction):
 
 
 def test_a_negative_that_predicts_something_else_is_converted(x):
-    """DoG or autoguidance with a DiT (eps) beside a SiT (v): their outputs may not be subtracted as they are."""
+    """DoG or autoguidance with a network of eps beside one of v: their outputs may not be subtracted as they are."""
     same, other = Toy("v", gain=0.3), Toy("eps", gain=0.3)
     assert_close(guided([autoguidance(2.0, other)], x), guided([autoguidance(2.0, same)], x), rtol=1e-3, atol=1e-4)
 
@@ -204,9 +204,8 @@ def test_classifier_based_nag_adds_its_gradient_to_the_score(x, prediction):
 def test_with_an_exact_mixture_both_forms_of_nag_are_one():
     """Bayes: grad log p(t|x) = s(x|t) - s(x), s(x) the exact noise-unconditional score under p(t)."""
     data, prior = exact_toy.ring(8), exact_toy.time_prior("uniform", nodes=64)
-    dropped = [convert(exact_toy.unconditional_score(data, flat, prior), flat, T, "score", "v")
-               for flat in [exact_toy.forward(data, B, T, torch.Generator().manual_seed(0))]][0]
     flat = exact_toy.forward(data, B, T, torch.Generator().manual_seed(0))
+    dropped = convert(exact_toy.unconditional_score(data, flat, prior), flat, T, "score", "v")
     net = exact_toy.as_network(lambda x, t: exact_toy.velocity(data, x, t), lambda x, t: dropped)
     state, labels = flat.view(B, 1, 1, -1), torch.zeros(B, dtype=torch.long)
     free = GuidedField(net, labels, [noise_awareness(1.5)])(state, T)
@@ -237,3 +236,23 @@ def test_a_learned_variance_comes_from_the_branch_with_all_conditions(tiny):
     full = net(state, torch.full((B,), T), LABELS, torch.zeros(B, dtype=torch.bool), full=True)
     assert_close(field.fraction, (full[:, 1:] + 1) / 2)
     assert GuidedField(tiny(classes=CLASSES), LABELS).fraction is None
+
+
+def test_untrained_variance_channels_of_a_flow_are_no_variance(tiny):
+    """The official SiT layout has them too."""
+    field = GuidedField(tiny(learn_sigma=True, classes=CLASSES), LABELS)
+    field(torch.randn(B, 1, 8, 8), T)
+    assert field.fraction is None
+
+
+def test_a_second_network_of_another_path_is_refused():
+    with pytest.raises(ValueError, match="dog: its network is of the path 'cosine', the guided one of 'linear'"):
+        GuidedField(Toy(), LABELS, [domain(1.5, Toy(path="cosine"))])
+
+
+@pytest.mark.parametrize("where", [{"interval": (0.3, 1.0)}, {"weight": lambda t: t}])
+def test_times_per_sample_must_not_make_images_depend_on_their_batch(x, where):
+    term = noise_awareness(where.pop("weight", 1.0), **where)
+    with pytest.raises(ValueError, match="nag: its weight changes within the batch's times 0.1 to 0.9"):
+        GuidedField(Toy(), LABELS, [term])(x, torch.linspace(0.1, 0.9, B))
+    GuidedField(Toy(), LABELS, [term])(x, torch.full((B,), 0.5))

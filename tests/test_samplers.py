@@ -212,12 +212,13 @@ def test_dopri5_is_accurate_and_the_grid_only_says_what_is_yielded():
 
     def field(x, t):
         calls.append(t)
-        return gaussian()(x, max(t, 1e-12))
+        return gaussian()(x, max(t, 1e-12))  # at the data itself v is 0/0
 
     few = [s for s, _ in dopri5(field, x, uniform(2), rtol=1e-8, atol=1e-8)]
     count = len(calls)
     assert_close(few[-1], exact(x, "linear"), rtol=1e-6, atol=1e-6)
     assert_close(few[1], list(dopri5(field, x, uniform(50), rtol=1e-8, atol=1e-8))[25][0], rtol=1e-6, atol=1e-6)
+    assert min(calls) >= 0
     assert len(calls) - count < 2 * count  # 25 times the points, about the same evaluations
 
 
@@ -256,6 +257,36 @@ def test_a_field_can_change_its_path_at_inference(trained, path):
     assert_close(moved(x, t), gaussian(path)(x, t), rtol=1e-6, atol=1e-6)
     x = moments(path, 1.0)[0] + moments(path, 1.0)[1].sqrt() * x
     assert_close(last(heun(moved, x, logsnr(200, path), path=path)), exact(x, path), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("path", ["linear", "cosine", "vp", "ddpm"])
+def test_pure_noise_stays_pure_noise_on_another_path(path, dtype):
+    """In float32 cos(pi/2) is not zero, and must not be negative."""
+    seen = []
+    change_path(lambda x, t: seen.append(t) or x, "cosine", path)(torch.randn(3, 1, dtype=dtype), 1.0)
+    assert seen[0] > 0.99
+
+
+def test_a_moved_field_keeps_its_attributes():
+    class Field:
+        fraction, nfe = torch.ones(1), 7
+
+        def __call__(self, x, t):
+            return x
+
+    moved = change_path(Field(), "ddpm", "vp")
+    assert moved.nfe == 7 and moved.fraction is Field.fraction
+
+
+def test_a_grid_that_ends_above_the_data_keeps_its_noise():
+    """Every state of a stochastic sampler has the forward process's variance, the last one too."""
+    n, times = 20_000, uniform(200, 0.9, 0.2)
+    mean1, variance1 = moments("linear", 0.9)
+    x = mean1 + variance1.sqrt() * torch.randn(n, 1, dtype=torch.float64)
+    for name in ("ddpm", "ddim_eta1", "dpmpp_2m_sde"):
+        out = last(SAMPLERS[name](gaussian(), x, times, lambda shape: torch.randn(n, *shape), "linear"))
+        assert out.var().item() == pytest.approx(moments("linear", 0.2)[1].item(), rel=0.04), name
 
 
 def test_a_moved_field_takes_a_time_per_sample():
