@@ -46,7 +46,7 @@ def test_a_full_disk_is_said_in_one_sentence_with_advice(tmp_path, monkeypatch):
 def test_a_writer_that_runs_out_of_space_leaves_the_old_file(tmp_path, tiny_disk):
     path = tmp_path / "a.json"
     write_json(path, {"old": 1})
-    with pytest.raises(OSError, match=r"could not write .*a\.json.*Free some disk space"):
+    with pytest.raises(OSError, match=r"could not write .*a\.json.*Free some disk space"), tiny_disk():
         write_json(path, list(range(10_000)))
     assert read_json(path) == {"old": 1} and os.listdir(tmp_path) == ["a.json"]
 
