@@ -76,15 +76,15 @@ def test_the_sde_solver_has_the_moments_of_the_forward_process(path):
 BETAS = dict(beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
 
 
-def theirs(scheduler, x, steps, draws=None):
+def theirs(scheduler, x, steps, draws=None, **options):
     """The states of a diffusers scheduler on the Gaussian's exact eps, and the times that it visited."""
     scheduler.set_timesteps(steps)
     states = [x]
     for k, level in enumerate(scheduler.timesteps.tolist()):
         t = (level + 1) / 1000
         eps = convert(gaussian("ddpm")(x, t), x, t, "v", "eps", "ddpm")
-        options = {} if draws is None else {"variance_noise": draws[k]}
-        x = scheduler.step(eps, level, x, **options).prev_sample
+        fresh = {} if draws is None else {"variance_noise": draws[k]}
+        x = scheduler.step(eps, level, x, **options, **fresh).prev_sample
         states.append(x)
     return states, torch.tensor([*((i + 1) / 1000 for i in scheduler.timesteps.tolist()), 0], dtype=torch.float64)
 
@@ -105,15 +105,8 @@ def test_ddim_agrees_with_diffusers(steps):
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_stochastic_ddim_agrees_with_diffusers(eta):
     scheduler = diffusers.DDIMScheduler(**BETAS, clip_sample=False, timestep_spacing="leading")
-    scheduler.set_timesteps(10)
     start, draws = torch.randn(40, 1, dtype=torch.float64), torch.randn(10, 40, 1, dtype=torch.float64)
-    x, states = start, [start]
-    for k, level in enumerate(scheduler.timesteps.tolist()):
-        t = (level + 1) / 1000
-        eps = convert(gaussian("ddpm")(x, t), x, t, "v", "eps", "ddpm")
-        x = scheduler.step(eps, level, x, eta=eta, variance_noise=draws[k]).prev_sample
-        states.append(x)
-    times = torch.tensor([*((i + 1) / 1000 for i in scheduler.timesteps.tolist()), 0], dtype=torch.float64)
+    states, times = theirs(scheduler, start, 10, draws, eta=eta)
     noise = iter(draws)
     ours = [s for s, _ in ddim(gaussian("ddpm"), start, times, lambda shape: next(noise), eta=eta)]
     assert max(relative(a, b) for a, b in zip(ours, states, strict=True)) < 1e-5
