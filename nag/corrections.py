@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nag.interpolant import coefficients, convert, time_of_ratio
+from nag.interpolant import PURE_NOISE, coefficients, convert, time_of_ratio
 
 Time = float | Tensor
-PURE_NOISE = 1e-6  # with alpha below this nothing is left of x0: neither its scale nor sigma / alpha can be corrected
 
 
 # ---- epsilon scaling

@@ -13,7 +13,7 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal, SigmoidT
 from torch.nn import functional as F
 
 from nag.interpolant import add_noise
-from nag.models import BatchLoss
+from nag.models import BatchLoss, Source
 
 T_MIN = 1e-3  # training draws t from [T_MIN, 1 - T_MIN]: logit(t) is infinite at both ends
 FLOOR = 1e-6  # added to the local energy before its logarithm: the square of a noise level no one needs to tell from 0
@@ -104,15 +104,15 @@ def log_prob_gradient(net: nn.Module, x: Tensor, t: Tensor | float) -> Tensor:
         return torch.autograd.grad(log_prob.sum(), x)[0]
 
 
-def estimator_loss(images: Tensor, path: str = "linear") -> BatchLoss:
-    """Mean negative log likelihood of t given x_t, of images (N, C, H, W) in [-1, 1].
+def estimator_loss(images: Tensor | Source, path: str = "linear") -> BatchLoss:
+    """Mean negative log likelihood of t given x_t, of images (N, C, H, W) in [-1, 1] or a source of latents.
 
     t is uniform in [T_MIN, 1 - T_MIN], one draw in each of B strata: less gradient noise (Kingma et al., VDM, 2021).
     """
 
     def loss(net: nn.Module, index: Tensor, gen: torch.Generator) -> Tensor:
         device = next(net.parameters()).device
-        x0 = images[index]
+        x0 = images(index, gen, slice(None)) if callable(images) else images[index]
         u = (torch.arange(len(index)) + torch.rand(len(index), generator=gen)) / len(index)
         t = T_MIN + (1 - 2 * T_MIN) * u
         eps = torch.randn(x0.shape, generator=gen)

@@ -45,6 +45,23 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
         table.to_csv(part, index=False, float_format="%.6g")
 
 
+def write_torch(path: Path, content: object) -> None:
+    """Write what `torch.load` reads, atomically; equal contents are equal bytes, whatever the file's name.
+
+    Tensors go to the disk one by one, so nothing of the file is held in memory. Raises OSError with advice.
+    """
+    import torch  # here, since it takes seconds and only this function needs it
+
+    # An open file, since to a name torch.save would write that name, too, and hide the reason of a failure.
+    with atomic(path) as part, open(part, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # it cannot end its archive after a write that failed
+                raise error.__context__ from None
+            raise
+
+
 def read_json(path: Path) -> dict:
     """Read a JSON file; raises FileNotFoundError or ValueError with advice."""
     if not Path(path).is_file():

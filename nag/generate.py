@@ -3,11 +3,13 @@
 import time
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
 from tqdm import tqdm
 
 from nag.data import to_uint8
@@ -32,17 +34,17 @@ class Arm(BaseModel):
     nag_interval: Interval = (0.0, 1.0)
     cfg_interval: Interval = (0.0, 1.0)
 
-    def terms(self) -> list[Term]:
-        """The guidance terms, without those that are off."""
-        terms = [noise_awareness(self.w_nag, interval=self.nag_interval),
+    def terms(self, unaware: DiT | None = None) -> list[Term]:
+        """The guidance terms, without those that are off; NAG's negative is `unaware` if that is another network."""
+        terms = [noise_awareness(self.w_nag, interval=self.nag_interval, net=unaware),
                  classifier_free(self.cfg, interval=self.cfg_interval)]
         return [term for term in terms if term.weight != 0]
 
 
 class SampleConfig(BaseModel):
-    """How to sample: solver, steps, number of images and their seeds; `trajectories` images keep every state.
+    """How to sample: solver, steps, number of images and their seeds; `trajectories` images keep every `states_every`-th state.
 
-    The samplers "ode" and "sde" are the usual ones of the network's path; the grid "default" is the sampler's own.
+    The first and the last state are always kept. The samplers "ode" and "sde" are the usual ones of the network's path; the grid "default" is the sampler's own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,6 +55,7 @@ class SampleConfig(BaseModel):
     n_images: int = Field(2000, ge=1)
     first_seed: int = Field(0, ge=0)
     trajectories: int = Field(400, ge=0)
+    states_every: int = Field(1, ge=1)
     network_batch: int = Field(600, ge=1, description="rows in one network call, all guidance branches together")
     precision: str = "auto"
     compile: bool = True
@@ -65,50 +68,62 @@ class SampleConfig(BaseModel):
         return self
 
     @property
+    def kept(self) -> list[int]:
+        """Places in the grid of times whose states are kept."""
+        return sorted({*range(0, self.steps + 1, self.states_every), self.steps})
+
+    @property
     def seeds(self) -> range:
         """Seeds of the images; image i of any arm starts from the same noise."""
         return range(self.first_seed, self.first_seed + self.n_images)
 
 
-def labels_of(seeds: Sequence[int], classes: int) -> torch.Tensor:
+def labels_of(seeds: Sequence[int], classes: int) -> Tensor:
     """Balanced labels: seed modulo the number of classes, (B,) int64."""
     return torch.tensor([seed % classes for seed in seeds])
 
 
-def sample(net: DiT, arm: Arm, config: SampleConfig, progress: bool = True) -> dict[str, np.ndarray]:
-    """Sample an arm: images (N, C, H, W) uint8, labels, seeds, times (K+1,), states (M, K+1, C, H, W), nfe, seconds.
+def sample(net: DiT, terms: Sequence[Term], config: SampleConfig, progress: bool = True,
+           decode: Callable[[Tensor], Tensor] | None = None, solver: Callable | None = None) -> dict[str, np.ndarray]:
+    """Sample with guidance terms: images (N, C, H, W) uint8, labels, seeds, times (K,), states (M, K, C, H, W), nfe, seconds.
 
-    States are kept in float16, whose rounding (2e-4 of a pixel's range) is far below the least noise on the grid.
+    States are kept in float16, whose rounding (2e-4 of a pixel's range) is far below the least noise on the grid. `decode` makes
+    images in [-1, 1] of latents; `solver`, of a sampler's signature, takes the place of the named one, whose grid it gets.
+    Raises FloatingPointError if a sample is not finite.
     """
     c, device = net.config, best_device()
-    net.to(device)
-    run = maybe_compile(net, device, config.compile)
-    solver, times = SAMPLERS[resolve(config.sampler, c.path)], time_grid(config.sampler, config.steps, c.path, config.grid)
-    seeds = config.seeds
-    size = max(1, config.network_batch // (1 + len(arm.terms())))
+
+    def ready(network: DiT) -> Callable:
+        return maybe_compile(network.to(device), device, config.compile)
+
+    run, terms = ready(net), [replace(term, net=ready(term.net)) if term.net else term for term in terms]
+    solver = solver or SAMPLERS[resolve(config.sampler, c.path)]
+    times = time_grid(config.sampler, config.steps, c.path, config.grid)
+    seeds, kept = config.seeds, set(config.kept)
+    size = max(1, config.network_batch // (1 + len(terms)))
     images, states, nfe, start = [], [], 0, time.perf_counter()
     with tqdm(total=config.n_images * config.steps, unit="image-step", mininterval=5, disable=not progress) as bar:
         for first in range(0, config.n_images, size):
             batch = seeds[first:first + size]
             noise = ImageNoise(batch, device)
-            field = GuidedField(run, labels_of(batch, c.classes).to(device), arm.terms(), config.precision)
+            field = GuidedField(run, labels_of(batch, c.classes).to(device), terms, config.precision)
             keep = min(len(batch), max(0, config.trajectories - first))
             trajectory = []
             start_x = noise((c.channels, c.input_size, c.input_size))
             for k, (x, _) in enumerate(solver(field, start_x, times, noise, c.path)):
-                if keep:
+                if keep and k in kept:
                     trajectory.append(x[:keep].half().cpu())
                 bar.update(len(batch) if k else 0)
             if not torch.isfinite(x).all():
                 raise FloatingPointError(f"sampling gave NaN or infinity (seeds {batch[0]} to {batch[-1]}): try "
                                          "precision: fp32, more steps or smaller guidance weights")
-            images.append(to_uint8(x).cpu())
+            images.append(to_uint8(decode(x) if decode else x).cpu())
             if keep:
                 states.append(torch.stack(trajectory, dim=1))
             nfe = field.nfe
-    shape = (0, len(times), c.channels, c.input_size, c.input_size)
+    shape = (0, len(kept), c.channels, c.input_size, c.input_size)
     return {"images": torch.cat(images).numpy(), "labels": labels_of(seeds, c.classes).numpy(),
-            "seeds": np.array(seeds), "times": times.numpy(), "nfe": np.array(nfe),
+            "seeds": np.array(seeds), "times": times[config.kept].numpy(), "nfe": np.array(nfe),
             "states": torch.cat(states).numpy() if states else np.zeros(shape, np.float16),
             "seconds": np.array(time.perf_counter() - start)}
 
@@ -153,7 +168,7 @@ def load_or_make(path: Path, config: SampleConfig, make: Callable[[], dict[str, 
     """The arm saved at `path` if it has the seeds, steps and trajectories of `config`; otherwise made anew and saved there."""
     if path.is_file():
         run = load_arrays(path)
-        wanted = (list(config.seeds), config.steps + 1, min(config.trajectories, config.n_images))
+        wanted = (list(config.seeds), len(config.kept), min(config.trajectories, config.n_images))
         if (run["seeds"].tolist(), len(run["times"]), len(run["states"])) == wanted:
             return run
     run = make()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 PREDICTIONS = ("v", "eps", "x0", "score")
+PURE_NOISE = 1e-6  # with alpha below this nothing is left of x0: neither its scale nor sigma / alpha can be told
 
 
 def widest(device: torch.device) -> torch.dtype:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 BatchLoss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]  # what nag.train.fit takes: (network, indices, generator)
+Source = Callable[[Tensor, torch.Generator, slice], Tensor]  # (indices, generator, rows) -> x0 of those rows, e.g. of latents
 PATH_OF = {"sit": "linear", "dit": "ddpm"}  # the forward process of each family
 
 

@@ -11,9 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from nag.interpolant import coefficients, convert, widest
-
-PURE_NOISE = 1e-6  # alpha below this is taken for zero
+from nag.interpolant import PURE_NOISE, coefficients, convert, widest
 
 
 def _level(t: float, like: Tensor, path: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,8 +3,8 @@
 Everything random in step k is a function of (seed, k), so a run that is killed and resumed equals one that was not.
 """
 
+import contextlib
 import hashlib
-import io
 import math
 import signal
 import threading
@@ -16,13 +16,15 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from nag import distributed
 from nag.ddpm import discretise, learns_variance, variational_bound
 from nag.device import autocast, best_device, maybe_compile, resolve_precision
-from nag.files import atomic
+from nag.files import write_torch
 from nag.interpolant import add_noise, convert, velocity_target
-from nag.models import BatchLoss, ModelConfig
+from nag.models import BatchLoss, ModelConfig, Source
 from nag.rng import generator
 
 
@@ -72,26 +74,29 @@ def batch_indices(size: int, config: TrainConfig, step: int) -> Tensor:
     return torch.cat([_permutation(size, config.seed, e)[place[place // size == e] % size] for e in epochs])
 
 
-def denoising_loss(images: Tensor, labels: Tensor, class_dropout: float, noise_dropout: float,
+def denoising_loss(images: Tensor | Source, labels: Tensor, class_dropout: float, noise_dropout: float,
                    input_perturbation: float = 0.0) -> BatchLoss:
     """Squared error of v, eps or x0 with two independent dropouts (paper, Sec. 4: noise-condition dropout).
 
-    images (N, C, H, W) float32 and labels (N,) live on the CPU; probabilities in [0, 1]. t is uniform; on the path "ddpm"
-    it takes that path's 1000 levels. A network that learns its variance gets DiT's bound on top, the mean held fixed.
+    images (N, C, H, W) float32, or a source of them, and labels (N,) live on the CPU; probabilities in [0, 1]. t is uniform; on
+    the path "ddpm" it takes that path's 1000 levels. A network that learns its variance gets DiT's bound on top, the mean held
+    fixed. `rows` of the batch are evaluated; random numbers are drawn for all of it, so that the parts make up the whole.
     With `input_perturbation` gamma > 0 the state alone has the noise eps + gamma xi (DDPM-IP, Ning et al., 2023). Raises
     ValueError if it is negative.
     """
     if input_perturbation < 0:
         raise ValueError(f"input_perturbation {input_perturbation} is negative: give 0 for none; the paper has 0.1")
 
-    def loss(net: nn.Module, index: Tensor, gen: torch.Generator) -> Tensor:
+    def loss(net: nn.Module, index: Tensor, gen: torch.Generator, rows: slice = slice(None)) -> Tensor:
         device = next(net.parameters()).device
-        x0, y = images[index], labels[index]
-        t, eps = torch.rand(len(index), generator=gen), torch.randn(x0.shape, generator=gen)
-        y = torch.where(torch.rand(len(index), generator=gen) < class_dropout, net.config.classes, y)
+        x0 = images(index, gen, rows) if callable(images) else images[index[rows]]
+        shape = (len(index), *x0.shape[1:])
+        t, eps = torch.rand(len(index), generator=gen), torch.randn(shape, generator=gen)
+        y = torch.where(torch.rand(len(index), generator=gen) < class_dropout, net.config.classes, labels[index])
         drop_noise = torch.rand(len(index), generator=gen) < noise_dropout
-        noise = eps + input_perturbation * torch.randn(x0.shape, generator=gen) if input_perturbation else eps
-        x0, y, t, eps, noise, drop_noise = (a.to(device) for a in (x0, y, t, eps, noise, drop_noise))
+        noise = eps + input_perturbation * torch.randn(shape, generator=gen) if input_perturbation else eps
+        y, t, eps, noise, drop_noise = (a[rows].to(device) for a in (y, t, eps, noise, drop_noise))
+        x0 = x0.to(device)
         config = net.config
         t = discretise(t) if config.path == "ddpm" else t
         x_t = add_noise(x0, noise, t, config.path)
@@ -139,18 +144,23 @@ def condition_losses(net: nn.Module, images: Tensor, labels: Tensor, seed: int, 
 
 
 def fit(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, checkpoint: Path,
-        log_every: int = 50, save_seconds: float = 60.0) -> Iterator[dict]:
+        log_every: int = 50, save_seconds: float = 60.0, save_steps: int | None = None,
+        micro_batch: int | None = None) -> Iterator[dict]:
     """Train `module` on `size` items and yield a record every `log_every` steps; afterwards it holds the EMA weights.
 
-    Saves to `checkpoint` about every `save_seconds` and on SIGTERM or SIGINT. If it is there, training resumes from it, and
-    its records are yielded again first, so that the log is whole.
-    Raises ValueError for a checkpoint of other settings, FloatingPointError if the loss is not finite,
-    KeyboardInterrupt after a signal.
+    Saves to `checkpoint` about every `save_seconds`, or every `save_steps`, and on SIGTERM or SIGINT. If it is there, training
+    resumes from it, and its records are yielded again first, so that the log is whole. Under torchrun the processes share each
+    batch, and any number of them may resume. A batch is evaluated in parts of `micro_batch` rows a process if given; the loss
+    must then take `rows`. Raises ValueError for a checkpoint of other settings or a batch that cannot be divided,
+    FloatingPointError if the loss is not finite, KeyboardInterrupt after a signal.
     """
     device = best_device()
     precision = resolve_precision(config.precision, device)
     module.to(device).train()
-    run = maybe_compile(module, device, config.compile)
+    rank, world = distributed.place()
+    parts = distributed.share_rows(config.batch_size, micro_batch)
+    shared = _shared(module, device) if world > 1 else module
+    run = maybe_compile(shared, device, config.compile)
     params = [p for p in module.parameters() if p.requires_grad]
     ema = [p.detach().clone() for p in params]
     optimizer = torch.optim.AdamW(params, lr=config.lr, weight_decay=config.weight_decay)
@@ -170,32 +180,43 @@ def fit(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, chec
         yield from records
 
     def save() -> None:
-        with atomic(checkpoint) as part:
-            buffer = io.BytesIO()  # torch.save itself would raise RuntimeError on a full disk
-            torch.save({"model": module.state_dict(), "ema": ema, "optimizer": optimizer.state_dict(), "step": step,
-                        "total": total, "seconds": seconds + time.monotonic() - start, "records": records,
-                        "settings": config.model_dump_json()}, buffer)
-            part.write_bytes(buffer.getbuffer())
+        mean = distributed.mean(total)
+        if rank == 0:
+            write_torch(checkpoint, {
+                "model": module.state_dict(), "ema": ema, "optimizer": optimizer.state_dict(), "step": step, "total": mean,
+                "seconds": seconds + time.monotonic() - start, "records": records, "settings": config.model_dump_json()})
+        distributed.barrier()  # torchrun would kill the writer if another left first
+
+    def gradient(index: Tensor) -> Tensor:
+        """The batch's mean loss on this process; its gradient, the mean over all of them, is left in the parameters."""
+        value = torch.zeros((), device=device)
+        for rows in parts:
+            last = rows is parts[-1]
+            with contextlib.nullcontext() if last or world == 1 else shared.no_sync():
+                with autocast(device, precision):
+                    gen = generator(config.seed, 2, step)
+                    part = loss(run, index, gen) if world == len(parts) == 1 else loss(run, index, gen, rows) / len(parts)
+                part.backward()
+            value += part.detach()
+        return value
 
     start = saved = time.monotonic()
     with _signals() as stop:
         while step < config.steps:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step)
-            with autocast(device, precision):
-                value = loss(run, batch_indices(size, config, step), generator(config.seed, 2, step))
-            value.backward()
+            total += gradient(batch_indices(size, config, step))
             norm = nn.utils.clip_grad_norm_(params, config.grad_clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             decay = min(config.ema_decay, (1 + step) / (10 + step))
             torch._foreach_lerp_(ema, [p.detach() for p in params], 1 - decay)
-            total += value.detach()
             step += 1
-            stopping = bool(stop)  # a signal that comes later than this, e.g. during the yield, waits for the next step
-            due = time.monotonic() - saved > save_seconds
+            due = step % save_steps == 0 if save_steps else time.monotonic() - saved > save_seconds
+            # a signal that comes later than this, e.g. during the yield, waits for the next step
+            due, stopping = distributed.any_of([due, bool(stop)])
             if step % log_every == 0 or step == config.steps or due or stopping:
-                mean = (total / max(1, step - logged)).item()
+                mean = (distributed.mean(total) / max(1, step - logged)).item()
                 if not math.isfinite(mean):
                     raise FloatingPointError(
                         f"the loss became {mean} between steps {logged} and {step}: lower lr (now {config.lr}) or use "
@@ -219,14 +240,22 @@ def fit(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, chec
     module.eval()
 
 
-def train(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, checkpoint: Path) -> list[dict]:
-    """Run `fit` to its end with a progress bar and return its records.
+def _shared(module: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The module with its gradients averaged over the processes, and its configuration where losses look for it."""
+    shared = DistributedDataParallel(module, device_ids=[torch.cuda.current_device()] if device.type == "cuda" else None)
+    if hasattr(module, "config"):
+        shared.config = module.config
+    return shared
+
+
+def train(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, checkpoint: Path, **options) -> list[dict]:
+    """Run `fit`, with its further options, to its end with a progress bar and return its records.
 
     The checkpoint stays, so that nothing is lost before the caller has saved the weights; the caller then deletes it.
     """
     records = []
-    with tqdm(total=config.steps, unit="step", mininterval=10) as bar:
-        for record in fit(module, loss, size, config, checkpoint):
+    with tqdm(total=config.steps, unit="step", mininterval=10, disable=distributed.place()[0] > 0) as bar:
+        for record in fit(module, loss, size, config, checkpoint, **options):
             records.append(record)
             bar.set_postfix(loss=f"{record['loss']:.4f}", refresh=False)
             bar.update(record["step"] - bar.n)

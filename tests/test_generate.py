@@ -22,7 +22,7 @@ def config(**changes):
 
 
 def draw(net, arm=BOTH, **changes):
-    return sample(net, arm, config(**changes), progress=False)
+    return sample(net, arm.terms(), config(**changes), progress=False)
 
 
 def gap(a, b):
