@@ -25,7 +25,10 @@ Interval = tuple[float, float]
 
 
 class Arm(BaseModel):
-    """Guidance of one arm: w_nag (0 is off) and the CFG scale (1 is off), each with its interval of t."""
+    """Guidance of one arm: w_nag (0 is off) and the CFG scale (1 is off), each with its interval of t.
+
+    `cfg_channels` is how many leading channels CFG guides; the public DiT and SiT codes guide three of four.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,11 +36,12 @@ class Arm(BaseModel):
     cfg: float = Field(1.0, ge=0)
     nag_interval: Interval = (0.0, 1.0)
     cfg_interval: Interval = (0.0, 1.0)
+    cfg_channels: int | None = Field(None, ge=1, exclude_if=lambda value: value is None)
 
     def terms(self, unaware: DiT | None = None) -> list[Term]:
         """The guidance terms, without those that are off; NAG's negative is `unaware` if that is another network."""
         terms = [noise_awareness(self.w_nag, interval=self.nag_interval, net=unaware),
-                 classifier_free(self.cfg, interval=self.cfg_interval)]
+                 classifier_free(self.cfg, interval=self.cfg_interval, channels=self.cfg_channels)]
         return [term for term in terms if term.weight != 0]
 
 

@@ -1,29 +1,18 @@
 """The DVC pipeline: the lock is fresh, and the whole DAG runs at tiny size in a clone of its own."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from clones import clone, dvc
 
 from nag import data
 from nag.claims import VERDICTS
 from nag.paths import ROOT
 
-ENV = {k: v for k, v in os.environ.items() if k not in ("DVC_ROOT", "DVC_STAGE", "MPLBACKEND", "GIT_DIR")}
-ENV |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
 SMALL_NETWORK = dict(width=32, depth=1, heads=2, images_seen=1280, warmup_steps=2, ema_decay=0.5, compile=False)
-
-
-def dvc(folder, *arguments):
-    run = subprocess.run(["dvc", *arguments], cwd=folder, env=ENV, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    return run.stdout
 
 
 def test_lock_is_fresh():
@@ -43,16 +32,7 @@ def test_every_stage_is_described_and_depends_on_no_notebook():
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A clone with small parameters in which the whole pipeline has run from raw images."""
-    folder = tmp_path_factory.mktemp("clone") / "nag"
-    files = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True,
-                           capture_output=True, text=True).stdout.split("\0")
-    for name in filter(None, files):  # the working tree as git would take it, so that uncommitted work is tested too
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    who = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
-    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "tiny"]):
-        subprocess.run(["git", *command], cwd=folder, check=True, env=ENV)
+    folder = clone(tmp_path_factory.mktemp("clone") / "nag")
     for name in data.MD5:
         data.fetch(name)
         if not (folder / "data/fashion-mnist" / name).exists():
