@@ -3,7 +3,9 @@
 import argparse
 import hashlib
 import json
+import re
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -28,13 +30,29 @@ NULL = "t_embedder.null"
 # Defaults of diffusers' DiTTransformer2DModel; the first four make it the official DiT.
 DIFFUSERS_DIT = {"activation_fn": "gelu-approximate", "attention_bias": True, "norm_elementwise_affine": False,
                  "norm_type": "ada_norm_zero"}
+DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 DIFFUSERS_SIZES = {"sample_size": 32, "num_attention_heads": 16, "norm_eps": 1e-5}
+
+
+def _existing(path: Path) -> Path:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights at {path}: check the path, or make them with `dvc repro`")
+    return Path(path)
 
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file as hexadecimal text."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(path: Path, expected: str) -> None:
+    """Check a file's SHA-256 against its 64 hexadecimal digits, or the first 8 or more; raises ValueError, FileNotFoundError."""
+    if not re.fullmatch("[0-9a-fA-F]{8,64}", expected):
+        raise ValueError(f"{expected!r} is no SHA-256: give its 64 hexadecimal digits, or the first 8 or more")
+    found = sha256(_existing(path))
+    if not found.startswith(expected.lower()):
+        raise ValueError(f"{path} has the SHA-256 {found}, not {expected}: it is damaged or another version, fetch it again")
 
 
 def save_weights(path: Path, module: nn.Module, /, **metadata: str) -> None:
@@ -45,16 +63,13 @@ def save_weights(path: Path, module: nn.Module, /, **metadata: str) -> None:
 
 
 def read_file(path: Path) -> tuple[object, dict[str, str]]:
-    """Content of a safetensors file with our metadata, or of a PyTorch file (memory-mapped) with none.
+    """Content of a safetensors file with our metadata, or of a PyTorch file with none; tensors are mapped, not read.
 
     Besides tensors and plain values, argparse.Namespace is let through, which SiT, DiT and REPA keep beside their weights.
     That runs no code: restoring one only fills its `__dict__`, it has no method of its own that unpickling would call, and
-    the values in it pass the same unpickler. Raises FileNotFoundError, or ValueError for a truncated file or one that
-    would need to execute code.
+    the values in it pass the same unpickler. Raises FileNotFoundError, or ValueError if truncated or in need of executing code.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: check the path, or make them with `dvc repro`")
+    path = _existing(path)
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
@@ -92,10 +107,12 @@ def load_weights(path: Path, module: nn.Module) -> nn.Module:
     Raises ValueError listing missing and unknown keys or wrong shapes, and what `read_weights` raises.
     """
     state, _ = read_weights(path)
-    return _fill(module, state, path)
+    _check_fit(module, state, path)
+    module.load_state_dict(state)
+    return module.eval().requires_grad_(False)
 
 
-def _fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:
+def _check_fit(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     own = module.state_dict()
     faults = {
         "missing": sorted(own.keys() - state.keys()),
@@ -105,8 +122,20 @@ def _fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:
     if any(faults.values()):
         text = "; ".join(f"{name}: {', '.join(keys)}" for name, keys in faults.items() if keys)
         raise ValueError(f"{path} does not fit {type(module).__name__} ({text}): check the file and its kind")
-    module.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()})
-    return module.eval().requires_grad_(False)
+
+
+def _build(config: ModelConfig, state: dict[str, Tensor], path: Path) -> DiT:
+    """The network around these tensors: nothing is initialised, and what is float32 already is not copied."""
+    with torch.device("meta"):
+        net = DiT(config)
+    _check_fit(net, state, path)
+    own = {key: state[key].detach().to(like.dtype).contiguous() for key, like in net.state_dict().items()}
+    places = Counter(value.data_ptr() for value in own.values())
+    for key, value in own.items():
+        if places[value.data_ptr()] > 1 or value.data_ptr() % value.element_size():  # one tensor under two keys, or unaligned
+            own[key] = value.clone()
+    net.load_state_dict(own, assign=True)
+    return net.eval().requires_grad_(False)
 
 
 def infer_config(state: dict[str, Tensor], kind: str, heads: int | None = None) -> ModelConfig:
@@ -149,13 +178,12 @@ def _diffusers_names(depth: int) -> dict[str, list[str]]:
                     ["transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"]}
 
 
-def _read_diffusers(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """State dict in the official layout and settings of a saved DiTTransformer2DModel, or of the pipeline around it.
+def _read_diffusers(folder: Path) -> tuple[dict[str, Tensor], dict]:
+    """State dict in the official layout and settings of a saved DiTTransformer2DModel.
 
     Every block owns a copy of the embedders; the first block's are kept. Raises ValueError if a setting makes it another
     network than DiT, if the copies differ, or listing missing and unknown keys; FileNotFoundError.
     """
-    folder = Path(path) / "transformer" if (Path(path) / "transformer").is_dir() else Path(path)
     try:
         settings = DIFFUSERS_DIT | DIFFUSERS_SIZES | json.loads((folder / "config.json").read_text())
     except FileNotFoundError as error:
@@ -165,7 +193,7 @@ def _read_diffusers(path: Path) -> tuple[dict[str, Tensor], dict]:
     other = {name: settings[name] for name, wanted in DIFFUSERS_DIT.items() if settings[name] != wanted}
     if other:
         raise ValueError(f"{folder} has another architecture than DiT, which this project cannot run: {other}")
-    state, _ = read_weights(folder / "diffusion_pytorch_model.safetensors")
+    state, _ = read_weights(folder / DIFFUSERS_WEIGHTS)
     positions = state.pop("pos_embed.pos_embed", None)  # a fixed table, saved by some versions
     depth = len({key.split(".")[1] for key in state if key.startswith("transformer_blocks.")})
     names, first = _diffusers_names(depth), "transformer_blocks.0.norm1.emb."
@@ -178,26 +206,31 @@ def _read_diffusers(path: Path) -> tuple[dict[str, Tensor], dict]:
     unlike = sorted(copy for copy, key in copies.items() if not torch.equal(state[copy], state[key]))
     if unlike:
         raise ValueError(f"{folder}: the blocks' embedders differ, while DiT has one for all ({', '.join(unlike)})")
-    official = {key: torch.cat([state[part] for part in parts]) for key, parts in names.items()}
+    official = {key: torch.cat([state[part] for part in parts]) if parts[1:] else state[parts[0]] for key, parts in names.items()}
     width, _, patch, _ = official["x_embedder.proj.weight"].shape
     official["pos_embed"] = sincos_2d(width, settings["sample_size"] // patch)[None] if positions is None else positions
     return official, settings
 
 
-def load(path: Path, kind: str = "nag", heads: int | None = None) -> DiT:
+def load(path: Path, kind: str = "nag", heads: int | None = None, sha256: str | None = None) -> DiT:
     """A network from our own file (kind "nag") or from released weights ("sit", "dit", "repa"), in evaluation mode.
 
     With kind "diffusers" `path` is the folder of a saved DiTTransformer2DModel or of its pipeline. Time direction and sign
     are converted here; a network without a null noise condition gets a zero one, which must be trained before NAG means
-    anything. Raises ValueError for an unknown kind, keys or shapes; FileNotFoundError.
+    anything. With `sha256` the file, or the weights in a folder, are checked first, see `verify`. Float32 weights are the
+    file's own, mapped into memory: training changes the network, never the file, which may be replaced meanwhile but not
+    written into. Raises ValueError for an unknown kind, another hash, keys or shapes; FileNotFoundError.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}: choose one of {KINDS}")
+    path = Path(path) / "transformer" if kind == "diffusers" and (Path(path) / "transformer").is_dir() else Path(path)
+    if sha256 is not None:
+        verify(path / DIFFUSERS_WEIGHTS if kind == "diffusers" else path, sha256)
     if kind == "diffusers":
         state, settings = _read_diffusers(path)
         config = infer_config(state, kind, settings["num_attention_heads"])
         config = config.model_copy(update={"norm_eps": settings["norm_eps"]})
-        return _fill(DiT(config), state | {NULL: torch.zeros(config.width)}, path)
+        return _build(config, state | {NULL: torch.zeros(config.width)}, path)
     state, metadata = read_weights(path)
     if kind == "nag":
         if "config" not in metadata:
@@ -207,7 +240,7 @@ def load(path: Path, kind: str = "nag", heads: int | None = None) -> DiT:
         state = {k: v for k, v in state.items() if not k.startswith("projectors.")}  # REPA's training-only heads
         config = infer_config(state, kind, heads)
         state.setdefault(NULL, torch.zeros(config.width))
-    return _fill(DiT(config), state, path)
+    return _build(config, state, path)
 
 
 def save(path: Path, net: DiT, /, **metadata: str) -> None:

@@ -1,14 +1,13 @@
 """The official SiT, DiT and REPA files from both ends: training files with their arguments, and export for the public codes."""
 
 import argparse
-import io
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from nag import checkpoint
-from nag.files import atomic
+from nag.files import write_torch
 from nag.models import DiT, ModelConfig
 
 KINDS = ("sit", "dit", "repa")
@@ -67,7 +66,4 @@ def export(path: Path, net: DiT, kind: str, null: bool = False) -> None:
              if null or key != checkpoint.NULL}
     if net.config.sign != checkpoint.CONVENTIONS[kind]["sign"]:
         state |= {key: -state[key] for key in ("final_layer.linear.weight", "final_layer.linear.bias")}
-    with atomic(path) as part:
-        buffer = io.BytesIO()  # torch.save itself would raise RuntimeError on a full disk, and write the file's name into it
-        torch.save(state, buffer)
-        part.write_bytes(buffer.getbuffer())
+    write_torch(path, state)

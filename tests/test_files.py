@@ -1,13 +1,16 @@
 """Atomic writing: the old file survives whatever goes wrong, and the reader is told what to do."""
 
 import errno
+import io
 import os
+import tracemalloc
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from nag.files import atomic, read_json, write_csv, write_json
+from nag.files import atomic, read_json, write_csv, write_json, write_torch
 
 
 def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -84,3 +87,41 @@ def test_reading_json_that_is_missing_or_truncated(tmp_path):
 def test_csv_keeps_six_digits_and_no_index(tmp_path):
     write_csv(tmp_path / "a.csv", pd.DataFrame({"name": ["p", "q"], "x": [np.pi, 1e-9 / 3]}))
     assert (tmp_path / "a.csv").read_text() == "name,x\np,3.14159\nq,3.33333e-10\n"
+
+
+def test_tensors_are_written_as_torch_does_whatever_the_files_name(tmp_path):
+    content = {"a": torch.randn(300, 20), "b": torch.arange(5), "c": {"lr": 0.1, "name": "x"}}
+    for name in ("a.pt", "another name.pt"):
+        write_torch(tmp_path / name, content)
+    torch.save(content, buffer := io.BytesIO())
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "another name.pt").read_bytes() == buffer.getvalue()
+    back = torch.load(tmp_path / "a.pt", weights_only=True)
+    assert torch.equal(back["a"], content["a"]) and torch.equal(back["b"], content["b"]) and back["c"] == content["c"]
+
+
+def test_tensors_are_written_without_the_file_in_memory(tmp_path):
+    content = [torch.zeros(10**6) for _ in range(4)]
+    tracemalloc.start()
+    try:
+        write_torch(tmp_path / "a.pt", content)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "a.pt").stat().st_size > 16 * 10**6 and peak < 10**6
+
+
+@pytest.mark.parametrize("numbers", [100, 100_000], ids=["at closing", "within a tensor"])
+def test_tensors_on_a_full_disk_leave_the_old_file(tmp_path, tiny_disk, numbers):
+    path = tmp_path / "a.pt"
+    write_torch(path, {"old": torch.ones(1)})
+    with pytest.raises(OSError, match=r"could not write .*a\.pt: File too large\. Free some disk space"), tiny_disk():
+        write_torch(path, {str(k): torch.zeros(numbers) for k in range(10)})
+    assert torch.load(path, weights_only=True) == {"old": 1} and os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_what_torch_cannot_save_is_not_called_a_full_disk(tmp_path):
+    path, x = tmp_path / "a.pt", torch.zeros(3)
+    write_torch(path, {"old": torch.ones(1)})
+    with pytest.raises(RuntimeError, match="view the same data as different types"):
+        write_torch(path, {"a": x, "b": x.view(torch.int32)})
+    assert torch.load(path, weights_only=True) == {"old": 1} and os.listdir(tmp_path) == ["a.pt"]
