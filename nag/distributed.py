@@ -17,7 +17,7 @@ from nag.device import best_device
 from nag.paths import ROOT
 
 PATIENCE = timedelta(hours=2)  # a rank may wait this long for another, e.g. while one writes a checkpoint
-TAIL = 30  # lines of a failed run's output that its error repeats
+TAIL = 60  # lines of a failed run's output that its error repeats
 
 
 def start() -> tuple[int, int]:

@@ -32,9 +32,9 @@ class FurtherConfig(BaseModel):
     """What to train further, on what and how; paths are relative to the repository or absolute.
 
     Data are a folder of latents, or Fashion-MNIST's `split` where `latents` is empty; of them only the classes `keep` (relabelled
-    0, 1, …), and of each class `images_per_class` chosen by `subset_seed`. With `classes` the class table starts anew for so many.
-    Mode "all" trains the whole network with both dropouts; "null" only the null vector and `layers` in a twin, on samples that
-    all have no noise level, so that `noise_dropout` does not matter there. `null_init` "keep" starts from the file's own null vector.
+    0, 1, …), and of each class `images_per_class` chosen by `subset_seed`. With `classes` the class table starts anew for so
+    many. Mode "all" trains the whole network with both dropouts; "null" only the null vector and `layers` in a twin, on samples
+    that all have no noise level: `noise_dropout` does not matter there. `null_init` "keep" is the file's own null vector.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -92,7 +92,8 @@ def subset(labels: Tensor, keep: Sequence[int] | None = None, images_per_class: 
         places = (labels == label).nonzero().flatten()
         wanted = len(places) if images_per_class is None else images_per_class
         if len(places) < max(1, wanted):
-            raise ValueError(f"class {label} has {len(places)} images of {max(1, wanted)} wanted: change keep or images_per_class")
+            raise ValueError(f"class {label} has {len(places)} images of {max(1, wanted)} wanted: change keep or "
+                             "images_per_class")
         if images_per_class is not None:
             places = places[torch.randperm(len(places), generator=generator(seed, 4, label))[:wanted]]
         parts.append(places)
@@ -102,7 +103,7 @@ def subset(labels: Tensor, keep: Sequence[int] | None = None, images_per_class: 
 
 
 def renew_classes(net: DiT, classes: int, seed: int) -> DiT:
-    """The network with a new class table of `classes` + 1 rows, drawn by the seed as DiT draws it; it shares all other tensors."""
+    """The network with a new class table of `classes` + 1 rows, drawn by the seed as DiT draws it; the rest is shared."""
     with torch.device("meta"):
         fresh = DiT(net.config.model_copy(update={"classes": classes}))
     table = 0.02 * torch.randn(classes + 1, net.config.width, generator=generator(seed, 3))

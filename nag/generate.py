@@ -16,7 +16,7 @@ from nag.data import to_uint8
 from nag.device import best_device, can_compile, maybe_compile, resolve_precision
 from nag.files import atomic
 from nag.grids import GRIDS
-from nag.guidance import GuidedField, Term, classifier_free, noise_awareness
+from nag.guidance import GuidedField, Term, classifier_free, domain, noise_awareness
 from nag.models import PATH_OF, DiT
 from nag.rng import ImageNoise
 from nag.samplers import SAMPLERS, resolve, resolve_grid, time_grid
@@ -25,7 +25,7 @@ Interval = tuple[float, float]
 
 
 class Arm(BaseModel):
-    """Guidance of one arm: w_nag (0 is off) and the CFG scale (1 is off), each with its interval of t.
+    """Guidance of one arm: w_nag (0 is off), the scales of CFG and of Domain Guidance (1 is off), the first two with an interval of t.
 
     `cfg_channels` is how many leading channels CFG guides; the public DiT and SiT codes guide three of four.
     """
@@ -37,11 +37,18 @@ class Arm(BaseModel):
     nag_interval: Interval = (0.0, 1.0)
     cfg_interval: Interval = (0.0, 1.0)
     cfg_channels: int | None = Field(None, ge=1, exclude_if=lambda value: value is None)
+    dog: float = Field(1.0, ge=0, exclude_if=lambda value: value == 1.0)
 
-    def terms(self, unaware: DiT | None = None) -> list[Term]:
-        """The guidance terms, without those that are off; NAG's negative is `unaware` if that is another network."""
+    def terms(self, unaware: DiT | None = None, pretrained: DiT | None = None) -> list[Term]:
+        """The guidance terms, without those that are off.
+
+        NAG's negative is `unaware` if that is another network; Domain Guidance's is `pretrained`, and ValueError without it.
+        """
+        if self.dog != 1 and pretrained is None:
+            raise ValueError(f"Domain Guidance of scale {self.dog} needs the pre-trained network: name its file")
         terms = [noise_awareness(self.w_nag, interval=self.nag_interval, net=unaware),
-                 classifier_free(self.cfg, interval=self.cfg_interval, channels=self.cfg_channels)]
+                 classifier_free(self.cfg, interval=self.cfg_interval, channels=self.cfg_channels),
+                 domain(self.dog, pretrained)]
         return [term for term in terms if term.weight != 0]
 
 

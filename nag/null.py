@@ -39,9 +39,9 @@ INITIAL: dict[str, Callable[[DiT], Tensor]] = {
 
 @torch.no_grad()
 def initial_null(net: DiT, how: str) -> Tensor:
-    """A start for the null vector (D,): "zero", "mean" of the time embedding over t = 1/1000, ..., 1, or "middle", that of t = 0.5.
+    """A start for the null vector (D,): "zero", the "mean" of the time embedding over all levels, or "middle", that of t = 0.5.
 
-    The times are DDPM's levels, and on other paths equally spaced too. Raises ValueError for another name.
+    The levels are t = 1/1000, 2/1000, ..., 1, DDPM's own, on every path. Raises ValueError for another name.
     """
     if how not in INITIAL:
         raise ValueError(f"unknown start {how!r} of the null condition: choose one of {sorted(INITIAL)}")

@@ -17,9 +17,9 @@ from nag import checkpoint, distributed
 from nag.device import best_device
 from nag.files import atomic
 from nag.generate import Arm, SampleConfig, load_arrays, sample, save_arrays
-from nag.latents import decoder
 from nag.null import load_null
 from nag.paths import ROOT
+from nag.vae import decoder, load_vae
 
 
 class ShardConfig(BaseModel):
@@ -32,6 +32,8 @@ class ShardConfig(BaseModel):
     heads: int | None = None
     sha256: str | None = Field(None, description="of the weights, checked if given")
     null: str = Field("", description="file of a separately trained null branch, NAG's negative")
+    pretrained: str = Field("", description="file of the network before fine-tuning, Domain Guidance's negative")
+    pretrained_kind: str = "nag"
     vae: str = Field("", description="folder or name of the AutoencoderKL that decodes; none for pixels")
     arm: Arm
     config: SampleConfig
@@ -51,8 +53,8 @@ class ShardConfig(BaseModel):
 
     def key(self) -> str:
         """Short hash of all that decides an image, given its seed: a shard of another key is made anew."""
-        files = [checkpoint.sha256(ROOT / name) for name in (self.weights, self.null) if name]
-        rest = self.model_dump_json(include={"kind": True, "heads": True, "vae": True, "arm": True, "config": {
+        files = [checkpoint.sha256(ROOT / name) for name in (self.weights, self.null, self.pretrained) if name]
+        rest = self.model_dump_json(include={"kind": True, "heads": True, "pretrained_kind": True, "vae": True, "arm": True, "config": {
             "sampler", "grid", "steps", "states_every", "network_batch", "precision"}})
         return hashlib.sha256(repr((files, rest)).encode()).hexdigest()[:16]
 
@@ -74,8 +76,9 @@ def run(spec: ShardConfig, rank: int = 0, world: int = 1) -> int:
     if not missing:
         return 0
     net = checkpoint.load(ROOT / spec.weights, spec.kind, spec.heads, sha256=spec.sha256).to(best_device())
-    terms = spec.arm.terms(load_null(ROOT / spec.null, net) if spec.null else None)
-    decode = decoder(spec.vae, best_device(), spec.config.precision) if spec.vae else None
+    terms = spec.arm.terms(load_null(ROOT / spec.null, net) if spec.null else None,
+                           checkpoint.load(ROOT / spec.pretrained, spec.pretrained_kind) if spec.pretrained else None)
+    decode = decoder(load_vae(spec.vae), best_device(), spec.config.precision) if spec.vae else None
     for k, part in enumerate(missing, 1):
         arrays = sample(net, terms, part, progress=False, decode=decode)
         save_arrays(spec.path(part), arrays | {"key": np.array(key)})

@@ -15,10 +15,11 @@ from nag.paths import ROOT
 
 LAYERS = [
     ["paths", "rng", "files", "device", "interpolant"],
-    ["ddpm", "toy", "models", "estimator", "data"],
-    ["checkpoint", "official", "guidance", "grids", "multistep"],
+    ["distributed", "ddpm", "toy", "models", "estimator", "data", "images", "vae", "transfer"],
+    ["checkpoint", "official", "null", "latents", "released", "guidance", "grids", "multistep"],
     ["samplers", "corrections"],
     ["train", "levels", "diagnose", "autoweight", "overhead", "extractor", "shift", "metrics", "generate", "bench"],
+    ["further", "shards", "inception", "adm", "study"],
     ["canvas", "features", "figures", "claims", "results"],
 ]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

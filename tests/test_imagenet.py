@@ -20,7 +20,7 @@ from nag.files import read_json
 from nag.images import centre_crop
 from nag.paths import DATA, ROOT
 
-PATIENCE = 600  # seconds for one attempt at the whole
+PATIENCE = 900  # seconds for one attempt at the whole
 ATTEMPT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}
 
 
@@ -48,8 +48,8 @@ def begin(root):
 
 
 def kill(process):
-    """SIGKILL to the process and all that it started: nobody gets to save anything."""
-    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    """SIGKILL to the process and all that it started: nobody gets to save anything. DVC first, or it would be cut in writing its lock."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for member in family:
         member.kill()
     psutil.wait_procs(family)
