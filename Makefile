@@ -34,15 +34,11 @@ repro: setup ## run what is out of date, then compare with the committed numbers
 	@$(BIN)/dvc repro
 	@$(BIN)/python -m nag.results close
 
-# The notebooks run beside the tests, each with half of the cores: two jobs that both want all cores wait for one another.
-test: setup ## unit and pipeline tests, and beside them every notebook at its small defaults
-	@mkdir -p build; \
-	cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); export OMP_NUM_THREADS=$$(( (cores + 1) / 2 )); \
-	$(BIN)/pytest -q -p no:cacheprovider --nbval-lax --nbval-current-env notebooks > build/notebooks.log 2>&1 & notebooks=$$!; \
-	trap "kill $$notebooks 2>/dev/null" INT TERM; status=0; \
-	$(BIN)/pytest -q --run-slow tests || status=1; \
-	wait $$notebooks || status=1; echo "notebooks:"; cat build/notebooks.log; \
-	exit $$status
+# One worker a core, at most eight; a file stays in one worker, and the two longest come first.
+test: setup ## unit and pipeline tests, and every notebook at its small defaults
+	@cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); workers=$$(( cores > 8 ? 8 : cores )); \
+	OMP_NUM_THREADS=$$(( cores / workers )) $(BIN)/pytest -q -n $$workers --dist loadfile --no-loadscope-reorder --run-slow \
+	  --nbval-lax --nbval-current-env tests/test_imagenet.py tests/test_pipeline.py notebooks tests
 
 test-fast: setup ## unit tests that are neither slow nor for a GPU
 	@$(BIN)/pytest -q -m "not slow and not gpu" tests

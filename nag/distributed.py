@@ -98,5 +98,5 @@ def launch(module: str, spec: Path, processes: int) -> None:
             run.wait()
             raise
     if run.returncode:
-        raise RuntimeError(f"{module} failed in one of {processes} processes (exit code {run.returncode}); what is finished is kept, "
-                           f"run again to go on. The end of its output:\n{''.join(tail)}")
+        raise RuntimeError(f"{module} failed in one of {processes} processes (exit code {run.returncode}); what is finished is "
+                           f"kept, run again to go on. The end of its output:\n{''.join(tail)}")

@@ -21,6 +21,7 @@ from nag.interpolant import add_noise
 from nag.latents import latent_source, open_latents
 from nag.models import DiT, Source
 from nag.null import INITIAL, add_null, save_null, separate_branch
+from nag.released import digest
 from nag.rng import generator
 from nag.train import TrainConfig, denoising_loss, target, train
 
@@ -112,11 +113,11 @@ def renew_classes(net: DiT, classes: int, seed: int) -> DiT:
 
 
 def base_sha256(weights: Path) -> str:
-    """SHA-256 of the file that holds a network's weights; of a diffusers folder, of the transformer's."""
+    """SHA-256 of the file that holds a network's weights, checked where known; of a diffusers folder, of the transformer's."""
     if weights.is_dir():
         inner = weights / "transformer"
         weights = (inner if inner.is_dir() else weights) / "diffusion_pytorch_model.safetensors"
-    return checkpoint.sha256(weights)
+    return digest(weights)
 
 
 def _examples(config: FurtherConfig) -> tuple[Tensor | Source, Tensor, tuple[int, ...]]:

@@ -25,9 +25,10 @@ Interval = tuple[float, float]
 
 
 class Arm(BaseModel):
-    """Guidance of one arm: w_nag (0 is off), the scales of CFG and of Domain Guidance (1 is off), the first two with an interval of t.
+    """Guidance of one arm: w_nag (0 is off), and the scales of CFG and of Domain Guidance (1 is off).
 
-    `cfg_channels` is how many leading channels CFG guides; the public DiT and SiT codes guide three of four.
+    NAG and CFG have an interval of t. `cfg_channels` is how many leading channels CFG guides; the public DiT and SiT codes
+    guide three of four.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,9 +54,10 @@ class Arm(BaseModel):
 
 
 class SampleConfig(BaseModel):
-    """How to sample: solver, steps, number of images and their seeds; `trajectories` images keep every `states_every`-th state.
+    """How to sample: solver, steps, number of images and their seeds; `trajectories` images keep their states.
 
-    The first and the last state are always kept. The samplers "ode" and "sde" are the usual ones of the network's path; the grid "default" is the sampler's own.
+    Of these every `states_every`-th is kept, and always the first and the last. The samplers "ode" and "sde" are the usual ones
+    of the network's path; the grid "default" is the sampler's own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

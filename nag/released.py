@@ -85,9 +85,20 @@ def find(name: str, folder: Path | str | None = None, download: bool = False) ->
     return hub / entry["file"]
 
 
-def record(path: Path) -> dict[str, str | int]:
-    """What a result was computed from: {"file": its name, "bytes", "sha256"}; raises FileNotFoundError."""
+def digest(path: Path) -> str:
+    """SHA-256 of a file, remembered until the file changes; one named as a published file must be that, where its hash is known.
+
+    Raises FileNotFoundError, or ValueError for another file under a published name.
+    """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}: check the path")
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": _digest(path)}
+        raise FileNotFoundError(f"no file at {path}: check the path; imagenet/README.md says what to place where")
+    for entry in table().values():
+        if entry["file"] == path.name:
+            _verify(path, entry)
+    return _digest(path)
+
+
+def record(path: Path) -> dict[str, str | int]:
+    """What a result was computed from: {"file": its name, "bytes", "sha256"}; raises as `digest` does."""
+    return {"sha256": digest(path), "file": Path(path).name, "bytes": Path(path).stat().st_size}

@@ -1,4 +1,4 @@
-"""Many images in shards of consecutive seeds: shared by any number of processes, written as they come, resumed where they stopped.
+"""Many images in shards of consecutive seeds: shared by any number of processes, written as they come, resumed.
 
 What a shard holds depends on its seeds alone, so that one process and eight make the same images. Start with
 `torchrun --nproc-per-node N -m nag.shards spec.json`, or from a notebook through nag.distributed.launch.
@@ -19,6 +19,7 @@ from nag.files import atomic
 from nag.generate import Arm, SampleConfig, load_arrays, sample, save_arrays
 from nag.null import load_null
 from nag.paths import ROOT
+from nag.released import digest
 from nag.vae import decoder, load_vae
 
 
@@ -53,9 +54,10 @@ class ShardConfig(BaseModel):
 
     def key(self) -> str:
         """Short hash of all that decides an image, given its seed: a shard of another key is made anew."""
-        files = [checkpoint.sha256(ROOT / name) for name in (self.weights, self.null, self.pretrained) if name]
-        rest = self.model_dump_json(include={"kind": True, "heads": True, "pretrained_kind": True, "vae": True, "arm": True, "config": {
-            "sampler", "grid", "steps", "states_every", "network_batch", "precision"}})
+        files = [digest(ROOT / name) for name in (self.weights, self.null, self.pretrained) if name]
+        decisive = {"sampler", "grid", "steps", "states_every", "network_batch", "precision"}
+        rest = self.model_dump_json(include=dict.fromkeys(("kind", "heads", "pretrained_kind", "vae", "arm"), True)
+                                    | {"config": decisive})
         return hashlib.sha256(repr((files, rest)).encode()).hexdigest()[:16]
 
 
@@ -92,8 +94,8 @@ def read(spec: ShardConfig) -> Iterator[dict[str, np.ndarray]]:
     key = spec.key()
     missing = [spec.path(part).name for part in spec.parts if not finished(spec.path(part), part, key)]
     if missing:
-        raise FileNotFoundError(f"{len(missing)} of {len(spec.parts)} shards are not in {ROOT / spec.out} (the first: {missing[0]}): "
-                                "sample again, finished shards are kept")
+        raise FileNotFoundError(f"{len(missing)} of {len(spec.parts)} shards are not in {ROOT / spec.out} (the first: "
+                                f"{missing[0]}): sample again, finished shards are kept")
     return (load_arrays(spec.path(part)) for part in spec.parts)
 
 

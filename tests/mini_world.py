@@ -50,7 +50,7 @@ def released(path, kind):
     conventions = checkpoint.CONVENTIONS[kind]
     net = DiT(ModelConfig(input_size=8, patch=2, channels=4, width=192, depth=1, heads=3, classes=1000, learn_sigma=True,
                           **conventions))
-    for name, parameter in net.named_parameters():
+    for parameter in net.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.05)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,13 +66,15 @@ def build(root, processes):
     images(root / "data/imagenet/val", 32, 1)
     autoencoder(root / "data/weights/vae")
     params = yaml.safe_load((root / "imagenet/params.yaml").read_text())
-    for family, part in params["null"].items():
+    for part in params["null"].values():
         released(root / part["weights"], part["kind"])
     params["latents"].update(size=64, shard_size=16, batch_size=8)
     params["further"].update(images_seen=480, batch_size=8, micro_batch=2, ema_decay=0.5, save_steps=2, held_out_images=16)
     params["estimator"].update(images_seen=5120, warmup_steps=2, ema_decay=0.5, n_test=32)
-    params["sample"].update(n_images=32, steps=12, trajectories=12, states_every=2, network_batch=8, shard_size=2, resamples=20)
-    params["evaluate"].update(reference="data/weights/reference.npz", extractor="mini_world:extract", allow_fewer=True, dino=False)
+    params["sample"].update(n_images=32, steps=12, trajectories=12, states_every=2, network_batch=8, shard_size=2,
+                            resamples=20)
+    params["evaluate"].update(reference="data/weights/reference.npz", extractor="mini_world:extract", allow_fewer=True,
+                              dino=False)
     params.update(processes=processes, vae="data/weights/vae", precision="fp32", compile=False)
     (root / "imagenet/params.yaml").write_text(yaml.safe_dump(params))
 

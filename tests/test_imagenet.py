@@ -48,7 +48,7 @@ def begin(root):
 
 
 def kill(process):
-    """SIGKILL to the process and all that it started: nobody gets to save anything. DVC first, or it would be cut in writing its lock."""
+    """SIGKILL to the process and all it started: nobody gets to save anything. DVC first, or it is cut in writing its lock."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for member in family:
         member.kill()
@@ -87,9 +87,10 @@ def world(tmp_path_factory):
 def test_training_killed_in_two_processes_is_training_unbroken_in_one(world, tmp_path, monkeypatch, on_cpu):
     root, _ = world
     monkeypatch.setattr(further, "best_device", lambda: torch.device("cpu"))
-    path = next((root / "build/checkpoints").glob("null-sit-*.spec.json"))
+    path = next((root / "imagenet/results/specs").glob("null-sit-*.json"))
     spec = json.loads(path.read_text())
-    spec |= {"latents": str(root / spec["latents"]), "checkpoint": str(tmp_path / "state.pt"), "out": str(tmp_path / "net.safetensors")}
+    spec |= {"latents": str(root / spec["latents"]), "checkpoint": str(tmp_path / "state.pt"),
+             "out": str(tmp_path / "net.safetensors")}
     records = further.run(further.FurtherConfig(**spec))
     with open(root / "imagenet/results/curves/null-sit.csv") as file:
         curve = [float(row["loss"]) for row in csv.DictReader(file)]
@@ -114,7 +115,7 @@ def test_samples_of_two_processes_killed_are_those_of_one(world, tmp_path, monke
             with np.load(one.path(a)) as a, np.load(two.path(b)) as b:
                 assert (a["seeds"] == b["seeds"]).all()
                 assert np.abs(a["images"].astype(int) - b["images"]).max() <= 1
-                assert_allclose(a["states"], b["states"], atol=2e-3)
+                assert_allclose(a["states"].astype(float), b["states"], rtol=1e-3, atol=1e-5)  # rounded to float16 each
 
 
 @pytest.mark.slow

@@ -146,3 +146,16 @@ def test_record(places):
     path.write_bytes(CONTENT)
     assert record(path) == {"file": "samples.npz", "bytes": len(CONTENT), "sha256": DIGEST}
     assert [p.name for p in path.parent.iterdir()] == ["samples.npz"]  # DVC may watch the folder
+
+
+def test_a_file_under_a_published_name_must_be_that_file(tmp_path, monkeypatch):
+    path = tmp_path / "net.pt"
+    path.write_bytes(b"abc")
+    truth = hashlib.sha256(b"abc").hexdigest()
+    listed = {"net": dict(name="net", file="net.pt", bytes="", sha256=truth[:16], source="somewhere", purpose="", licence="")}
+    monkeypatch.setattr(released, "table", lambda: listed)
+    monkeypatch.setattr(released, "CHECKSUMS", tmp_path / "notes")
+    assert released.digest(path) == truth and released.record(path)["bytes"] == 3
+    path.write_bytes(b"abd")
+    with pytest.raises(ValueError, match="not the published .* fetch it again from somewhere"):
+        released.digest(path)

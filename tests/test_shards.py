@@ -19,10 +19,10 @@ def spec(tiny, tmp_path, monkeypatch):
     checkpoint.save(tmp_path / "net.safetensors", tiny())
 
     def build(**changes):
-        config = SampleConfig(sampler="sde", steps=4, n_images=23, first_seed=100, trajectories=7, states_every=3, network_batch=12,
-                              precision="fp32", compile=False)
-        return shards.ShardConfig(**{"weights": str(tmp_path / "net.safetensors"), "arm": Arm(w_nag=1.0, cfg=1.5), "config": config,
-                                     "shard_size": 5, "out": str(tmp_path / "one")} | changes)
+        config = SampleConfig(sampler="sde", steps=4, n_images=23, first_seed=100, trajectories=7, states_every=3,
+                              network_batch=12, precision="fp32", compile=False)
+        return shards.ShardConfig(**{"weights": str(tmp_path / "net.safetensors"), "arm": Arm(w_nag=1.0, cfg=1.5),
+                                     "config": config, "shard_size": 5, "out": str(tmp_path / "one")} | changes)
 
     return build
 

@@ -1,0 +1,100 @@
+"""One arm of a study: sampled, seen by the extractor and the estimator, and kept, so that a study goes on where it was stopped.
+
+An arm is kept as numbers: features of its images, levels read from its states, NFE and seconds. What decided them is its key; an
+arm of another key is made anew.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nag import checkpoint, data, metrics
+from nag.estimator import NoiseEstimator, posterior_mean
+from nag.extractor import Extractor
+from nag.generate import SampleConfig, load_arrays, sample, save_arrays
+from nag.guidance import Term
+from nag.models import DiT
+from nag.paths import WEIGHTS
+from nag.shift import estimated_times, forward_states, late_ratio, noise_shift
+
+Judge = Callable[[Tensor], Tensor]
+Row = dict[str, np.ndarray]
+
+
+def reference(images: Tensor | None = None) -> Tensor:
+    """Features (M, 192) of real images, uint8 (M, 1, 28, 28), by the committed extractor; the 10,000 test images unless told."""
+    metrics.register_extractor(checkpoint.load_weights(WEIGHTS / "extractor.safetensors", Extractor()))
+    return metrics.extract_features(data.load_fashion_mnist("test")[0] if images is None else images)
+
+
+def judge(path: str, weights: Path = WEIGHTS) -> Judge:
+    """The committed estimator of a path as x (B, 1, 28, 28) -> E[t | x] (B,)."""
+    net = checkpoint.load_weights(weights / f"estimator-{path}.safetensors", NoiseEstimator())
+    return lambda x: posterior_mean(net, x)
+
+
+def key_of(**settings: object) -> str:
+    """Short hash of everything that decides an arm's numbers, as JSON can write it."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def arm(path: Path, key: str, net: DiT, terms: Sequence[Term], config: SampleConfig, reader: Judge | None = None,
+        solver: Callable | None = None) -> Row:
+    """The arm kept at `path` if it has this key; otherwise sampled by `generate.sample`, measured, and kept there.
+
+    features (N, 192), levels (M, K) read from the states of `config.trajectories` images at times (K,), the first ten images,
+    seeds, nfe, seconds. Call `reference` first, which registers the extractor.
+    """
+    if path.is_file():
+        row = load_arrays(path)
+        if str(row["key"]) == key:
+            return row
+    run = sample(net, terms, config, progress=False, solver=solver)
+    levels = estimated_times(reader, run["states"]) if reader else np.zeros((0, len(run["times"])))
+    row = {name: run[name] for name in ("times", "seeds", "nfe", "seconds")} | {
+        "key": np.array(key), "levels": levels, "images": run["images"][:10],
+        "features": metrics.extract_features(torch.from_numpy(run["images"])).numpy()}
+    save_arrays(path, row)
+    return row
+
+
+def quality(rows: Mapping[str, Row], real: Tensor, resamples: int = 100) -> dict[str, dict]:
+    """Fréchet distance, the same without its finite-N bias, KID, precision and recall of every arm, with 95 % intervals."""
+    return {name: metrics.with_intervals(torch.from_numpy(row["features"]), real, resamples=resamples)
+            for name, row in rows.items()}
+
+
+def ratio(row: Row, baseline: Row, real: Tensor) -> dict:
+    """Fréchet distance of an arm over another's of the same seeds, paired: {"value", "low", "high", "n"}.
+
+    Raises ValueError if the seeds differ.
+    """
+    if row["seeds"].tolist() != baseline["seeds"].tolist():
+        raise ValueError("the two arms have other seeds: a paired ratio needs the same ones")
+    return metrics.distance_ratio(torch.from_numpy(row["features"]), torch.from_numpy(baseline["features"]), real)
+
+
+def control(row: Row, path: str, reader: Judge, images: int = 800) -> np.ndarray:
+    """Levels (images, K) that the judge reads from forward states of test images at an arm's times."""
+    real = data.to_float(data.load_fashion_mnist("test")[0][:images])
+    return estimated_times(reader, forward_states(real, row["times"], path))
+
+
+def shifts(rows: Mapping[str, Row], path: str, reader: Judge, resamples: int = 1000) -> dict[str, dict]:
+    """The late shift and its growth of every arm against forward states at its own times (`shift.noise_shift`)."""
+    controls: dict[tuple, np.ndarray] = {}
+    found = {}
+    for name, row in rows.items():
+        grid = tuple(row["times"].tolist())
+        if grid not in controls:
+            controls[grid] = control(row, path, reader)
+        found[name] = noise_shift(row["levels"], controls[grid], row["times"], resamples)
+    return found
+
+
+__all__ = ["arm", "control", "judge", "key_of", "late_ratio", "quality", "ratio", "reference", "shifts"]
