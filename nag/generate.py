@@ -27,8 +27,8 @@ Interval = tuple[float, float]
 class Arm(BaseModel):
     """Guidance of one arm: w_nag (0 is off), and the scales of CFG and of Domain Guidance (1 is off).
 
-    NAG and CFG have an interval of t. `cfg_channels` is how many leading channels CFG guides; the public DiT and SiT codes
-    guide three of four.
+    NAG and CFG have an interval of t. `cfg_channels` is how many leading channels CFG and Domain Guidance guide; the
+    public DiT and SiT codes guide three of four.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,7 +49,7 @@ class Arm(BaseModel):
             raise ValueError(f"Domain Guidance of scale {self.dog} needs the pre-trained network: name its file")
         terms = [noise_awareness(self.w_nag, interval=self.nag_interval, net=unaware),
                  classifier_free(self.cfg, interval=self.cfg_interval, channels=self.cfg_channels),
-                 domain(self.dog, pretrained)]
+                 domain(self.dog, pretrained, channels=self.cfg_channels)]
         return [term for term in terms if term.weight != 0]
 
 

@@ -19,7 +19,7 @@ LAYERS = [
     ["checkpoint", "official", "null", "latents", "released", "guidance", "grids", "multistep"],
     ["samplers", "corrections"],
     ["train", "levels", "diagnose", "autoweight", "overhead", "extractor", "shift", "metrics", "generate", "bench"],
-    ["further", "shards", "inception", "adm", "study"],
+    ["further", "shards", "inception", "adm", "study", "judges", "rivals"],
     ["canvas", "features", "figures", "claims", "results"],
 ]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
