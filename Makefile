@@ -34,11 +34,12 @@ repro: setup ## run what is out of date, then compare with the committed numbers
 	@$(BIN)/dvc repro
 	@$(BIN)/python -m nag.results close
 
-# One worker a core, at most eight; a file stays in one worker, and the two longest come first.
+# One worker a core, at most eight; a file stays in one worker, and the longest come first so that no core waits at the end.
+LONGEST := tests/test_imagenet.py tests/test_pipeline.py
 test: setup ## unit and pipeline tests, and every notebook at its small defaults
 	@cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); workers=$$(( cores > 8 ? 8 : cores )); \
 	OMP_NUM_THREADS=$$(( cores / workers )) $(BIN)/pytest -q -n $$workers --dist loadfile --no-loadscope-reorder --run-slow \
-	  --nbval-lax --nbval-current-env tests/test_imagenet.py tests/test_pipeline.py notebooks tests
+	  --nbval-lax --nbval-current-env $(LONGEST) notebooks $(filter-out $(LONGEST),$(wildcard tests/test_*.py))
 
 test-fast: setup ## unit tests that are neither slow nor for a GPU
 	@$(BIN)/pytest -q -m "not slow and not gpu" tests

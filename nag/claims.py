@@ -1,6 +1,6 @@
 """The claims ledger: each claim of the paper, our evidence by file and key, and a verdict computed from its interval.
 
-Evidence is text: file names and keys, each list joined by "; ", every key being in every file.
+Evidence is text: file names and keys, each list joined by "; ", every key being in every file; that of studies stands apart.
 """
 
 from pathlib import Path
@@ -104,9 +104,8 @@ def _near_cfg(folder: Path, summary: dict) -> Row:
 def _adds_to_cfg(folder: Path, summary: dict) -> Row:
     ours = _ratios(folder, summary, "cfg+nag over cfg")
     verdict, text = _each(ours, -1, 1.0)
-    verdict = "partly" if verdict == "reproduced" else verdict
     return ours, _evidence(_of_each(summary, "ratios"), "cfg+nag over cfg"), verdict, (
-        f"distance of CFG + NAG over that of CFG: {text}; the half about domain guidance (DoG) is not measured here")
+        f"distance of CFG + NAG over that of CFG: {text}")
 
 
 def _dit_gains_more(folder: Path, summary: dict) -> Row:
@@ -131,13 +130,32 @@ JUDGES = {
 }
 
 
-def ledger(folder: Path, summary: dict) -> list[dict]:
+WITHOUT_STUDY = {"C6": "the half about domain guidance (DoG) is not measured here"}
+
+
+def _with_studies(claim: str, row: Row, answers: list[dict]) -> Row:
+    """A claim's row with what the studies found about it (nag.questions); without a needed study it is partly at best."""
+    ours, evidence, verdict, note = row
+    if not answers:
+        missing = WITHOUT_STUDY.get(claim)
+        if missing is None:
+            return row
+        return ours, evidence, "partly" if verdict == "reproduced" else verdict, f"{note}; {missing}"
+    found = [answer["verdict"] for answer in answers] + [verdict] * (verdict != "needs GPUs")
+    here = " At the paper's scale it needs GPUs: imagenet/README.md." if verdict == "needs GPUs" else f" {note}."
+    studies = [{name: answer[name] for name in ("file", "key")} for answer in answers]
+    return ours, evidence | {"studies": studies}, _worst(found), " ".join(answer["sentence"] for answer in answers) + here
+
+
+def ledger(folder: Path, summary: dict, answers: dict[str, list[dict]] | None = None) -> list[dict]:
     """Rows {id, statement, paper, ours, evidence: {file, key}, verdict, note}, one per claim of data/paper_claims.json.
 
-    Raises KeyError for a claim without a judge, FileNotFoundError for missing evidence.
+    `answers` are those of nag.questions. Files of evidence are relative to the results folder, those of studies to the
+    repository. Raises KeyError for a claim without a judge, FileNotFoundError for missing evidence.
     """
     rows = []
     for claim in read_json(DATA / "paper_claims.json"):
-        ours, evidence, verdict, note = JUDGES[claim["id"]](folder, summary)
+        row = JUDGES[claim["id"]](folder, summary)
+        ours, evidence, verdict, note = _with_studies(claim["id"], row, (answers or {}).get(claim["id"], []))
         rows.append({**claim, "ours": ours, "evidence": evidence, "verdict": verdict, "note": note})
     return rows

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nag import features
+from nag import features, questions
 from nag.files import atomic, read_json
 from nag.paths import DATA, RESULTS, ROOT
 
@@ -113,8 +113,9 @@ def readme_tables(summary: dict, claims: list[dict]) -> str:
     for name, row in (ratios | {f"{m}, ImageNet 256, paper": r for m, r in paper_ratios().items()}).items():
         lines.append(f"| {name} | " + " | ".join(f"{row[a]:.2f}" for a in ARMS) + " |")
     lines += ["", "| claim | what the paper says | verdict here | evidence |", "|---|---|---|---|"]
-    for c in claims:
-        where = f"results/: `{c['evidence']['file']}`: `{c['evidence']['key']}`" if c["evidence"]["file"] else "none"
+    for c in (row for row in claims if row["id"].startswith("C")):
+        own = [f"results/: `{c['evidence']['file']}`: `{c['evidence']['key']}`"] if c["evidence"]["file"] else []
+        where = "; ".join(own + [f"`{s['file']}`: `{s['key']}`" for s in c["evidence"].get("studies", [])]) or "none"
         lines.append(f"| {c['id']} | {c['statement']} | **{c['verdict']}**: {c['note'].replace('|', '&#124;')} | {where} |")
     return "\n".join(lines)
 
@@ -155,7 +156,8 @@ def blocks(read: Callable[[str], dict]) -> dict[str, str]:
     summary = read("summary.json")
     return {"results": readme_tables(summary, read("claims.json")),
             "auto": auto_table({f: read(f"metrics/auto-{f}.json") for f in summary}),
-            "overhead": overhead_table(read("metrics/overhead.json")), "features": features.table()}
+            "overhead": overhead_table(read("metrics/overhead.json")), "features": features.table(),
+            "questions": questions.table([row for row in read("claims.json") if row["id"].startswith("Q")])}
 
 
 def write_readme() -> None:
@@ -173,7 +175,7 @@ def write_readme() -> None:
 
 
 if __name__ == "__main__":
-    verbs = {"close": close, "readme": write_readme}
+    verbs = {"close": close, "readme": write_readme, "answers": questions.write_answers}
     if len(sys.argv) != 2 or sys.argv[1] not in verbs:
         sys.exit(f"usage: python -m nag.results {' | '.join(verbs)}")
     verbs[sys.argv[1]]()

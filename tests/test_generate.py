@@ -190,3 +190,32 @@ def test_the_protocol_tells_two_experiments_apart():
         (BOTH, config(), "1")]]
     assert len({json.dumps(r, sort_keys=True) for r in records}) == len(records)
     assert records[0]["seeds"] == [0, 11] and records[0]["guidance"]["w_nag"] == 0.5
+
+
+def test_domain_guidance_needs_its_network_and_defaults_stay_out_of_protocols(tiny):
+    with pytest.raises(ValueError, match="Domain Guidance of scale 1.5 needs the pre-trained network"):
+        Arm(dog=1.5).terms()
+    other = tiny()
+    terms = Arm(w_nag=0.5, cfg=1.5, dog=2.0, cfg_channels=3).terms(pretrained=other)
+    assert [(term.name, term.weight, term.channels) for term in terms] == [("nag", 0.5, None), ("cfg", 0.5, 3), ("dog", 1.0, 3)]
+    assert terms[2].net is other and terms[2].drop_class and terms[0].net is None
+    assert Arm(w_nag=0.5).terms(unaware=other)[0].net is other
+    assert set(Arm().model_dump()) == {"w_nag", "cfg", "nag_interval", "cfg_interval"}
+
+
+def test_only_some_states_are_kept_and_latents_are_decoded(tiny, on_cpu):
+    net, seen = tiny(), []
+
+    def decode(z):
+        seen.append(z.clone())
+        return -z
+
+    def run(**changes):
+        c = SampleConfig(sampler="euler", steps=7, n_images=5, trajectories=3, network_batch=4, precision="fp32",
+                         compile=False, **changes)
+        return sample(net, [], c, progress=False, decode=decode if changes else None)
+
+    whole, some = run(), run(states_every=3)
+    assert some["times"].tolist() == whole["times"][[0, 3, 6, 7]].tolist()
+    assert (some["states"] == whole["states"][:, [0, 3, 6, 7]]).all()
+    assert torch.cat(seen).shape == (5, 1, 8, 8) and (some["images"] == to_uint8(-torch.cat(seen)).numpy()).all()

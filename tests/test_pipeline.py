@@ -44,7 +44,7 @@ def tiny(tmp_path_factory):
         part.update(images_seen=5120, warmup_steps=2, ema_decay=0.5)
     for part in params["tune"].values():
         part.update(w_values="1.0", cfg_values="1.5", joint_w_values="0.5", joint_cfg_values="1.5", n_images=250, trajectories=20)
-    params["sample"].update(n_images=400, steps=5, trajectories=20, compile=False, resamples=50,
+    params["sample"].update(n_images=250, steps=5, trajectories=20, compile=False, resamples=50,
                             sde_images=20, sde_steps=10)
     params["overhead"].update(n_images=8, steps=2, rounds=1)
     params["auto"].update(calibration_images=20, weights_tried="0.0, 2.0", n_images=250)
@@ -63,15 +63,15 @@ def test_tiny_run_makes_everything(tiny):
         for values in arms.values():
             for metric in ("fd", "kid", "precision", "recall", "shift_late"):
                 assert values[metric]["low"] <= values[metric]["value"] <= values[metric]["high"]
-            assert values["protocol"]["steps"] == 5 and values["fd"]["n"] == 400
+            assert values["protocol"]["steps"] == 5 and values["fd"]["n"] == 250
         assert [arms[a]["nfe"] for a in ("none", "nag", "cfg", "cfg+nag")] == [5, 10, 10, 15]
     for family in params["families"]:
         auto = json.loads((tiny / f"results/metrics/auto-{family}.json").read_text())
         assert auto["n"] == 250 and len(auto["schedule"]["weights"]) == 5
     assert len(json.loads((tiny / "results/metrics/overhead.json").read_text())["rows"]) >= 8
     claims = json.loads((tiny / "results/claims.json").read_text())
-    assert [c["id"] for c in claims] == [f"C{k}" for k in range(1, 10)]
-    assert all(c["verdict"] in VERDICTS and set(c["evidence"]) == {"file", "key"} for c in claims)
+    assert [c["id"] for c in claims] == [f"C{k}" for k in range(1, 10)] + [f"Q{k}" for k in range(1, 11)]
+    assert all(c["verdict"] in VERDICTS and {"file", "key"} <= set(c["evidence"]) for c in claims[:9])
     drawn = {p.stem for p in (tiny / "results/figures").glob("*.png")}
     for family in params["families"]:
         assert {f"{family}_{kind}" for kind in ("posterior", "shift", "samples", "quality", "tuning")} <= drawn

@@ -1,0 +1,70 @@
+"""Claims and questions: verdicts follow from intervals, what studies found joins them, and every sentence has its evidence."""
+
+import json
+
+import pytest
+
+from nag import claims, questions
+from nag.files import read_json
+from nag.paths import DATA
+
+ROW = ({"x": 1}, {"file": "metrics/a.json", "key": "k"}, "reproduced", "our note")
+GPU = (None, {"file": "", "key": ""}, "needs GPUs", "why")
+
+
+def answer(verdict, sentence="S."):
+    return {"verdict": verdict, "sentence": sentence, "file": "studies/results/metrics/b.json", "key": "m/n", "figure": "f.png"}
+
+
+@pytest.mark.parametrize("low, high, claimed, verdict", [
+    (0.1, 0.2, 1, "reproduced"), (-0.1, 0.2, 1, "partly"), (-0.2, -0.1, 1, "contradicted"), (-0.2, -0.1, -1, "reproduced")])
+def test_a_verdict_is_no_stronger_than_its_interval(low, high, claimed, verdict):
+    assert claims._sign({"low": low, "high": high}, claimed) == verdict
+
+
+def test_a_claim_with_a_missing_half_is_partly_at_best():
+    assert claims._with_studies("C6", ROW, [])[2:] == (
+        "partly", "our note; the half about domain guidance (DoG) is not measured here")
+    assert claims._with_studies("C1", ROW, []) == ROW
+
+
+@pytest.mark.parametrize("base, found, verdict", [
+    (ROW, ["reproduced", "reproduced"], "reproduced"), (ROW, ["contradicted"], "partly"), (GPU, ["contradicted"], "contradicted"),
+    (GPU, ["reproduced", "partly"], "partly")])
+def test_studies_join_a_claim(base, found, verdict):
+    _, evidence, joined, note = claims._with_studies("C9", base, [answer(f) for f in found])
+    assert joined == verdict and note.startswith("S.")
+    assert ("needs GPUs" in note) == (base is GPU)
+    assert evidence["studies"] == [{"file": "studies/results/metrics/b.json", "key": "m/n"}] * len(found)
+
+
+def study(folder, name, content):
+    path = folder / "metrics" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def test_answers_are_gathered_with_their_evidence(tmp_path, monkeypatch):
+    monkeypatch.setattr(questions, "ROOT", tmp_path)
+    folder = tmp_path / "studies/results"
+    for name, value in (("a", 1), ("b", 2)):
+        one = {"sentence": f"It is {value}.", "key": "part/number", "figure": "figures/x.png"}
+        study(folder, name, {"part": {"number": value}, "answers": {"Q3, other" if name == "b" else "Q3": one}})
+    study(folder, "train-net", {"loss": 0.1})
+    found = questions.collect(folder)
+    assert [entry["file"] for entry in found["Q3"]] == ["studies/results/metrics/a.json", "studies/results/metrics/b.json"]
+    rows = {row["id"]: row for row in questions.questions(found)}
+    assert rows["Q3"]["note"] == "It is 1. It is 2." and rows["Q3"]["verdict"] == "answered"
+    assert rows["Q4"]["verdict"] == questions.OPEN and rows["Q4"]["note"] == ""
+    assert "| It is 1. It is 2. | [x](studies/results/figures/x.png)" in questions.table(list(rows.values()))
+    study(folder, "c", {"answers": {"Q1": {"sentence": "", "key": "gone", "figure": "f"}}})
+    with pytest.raises(KeyError, match="gone"):
+        questions.collect(folder)
+
+
+def test_the_ten_questions_are_there():
+    assert [entry["id"] for entry in read_json(DATA / "questions.json")] == [f"Q{k}" for k in range(1, 11)]
+
+
+def test_the_committed_answers_are_those_of_the_committed_studies():
+    assert read_json(questions.ANSWERS) == questions.collect(), "run `python -m nag.results answers` and commit the file"
