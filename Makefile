@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast lint bench figures readme notebooks-lint notebooks-strip lock clean
+.PHONY: help setup repro imagenet test test-fast lint bench figures readme notebooks-lint notebooks-strip lock clean
 
 help: ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -34,12 +34,16 @@ repro: setup ## run what is out of date, then compare with the committed numbers
 	@$(BIN)/dvc repro
 	@$(BIN)/python -m nag.results close
 
-# One worker a core, at most eight; a file stays in one worker, and the longest come first so that no core waits at the end.
+# One worker a core, at most eight (tests/conftest.py says what stays together); the longest come first, so that no core waits long.
 LONGEST := tests/test_imagenet.py tests/test_pipeline.py
 test: setup ## unit and pipeline tests, and every notebook at its small defaults
 	@cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); workers=$$(( cores > 8 ? 8 : cores )); \
-	OMP_NUM_THREADS=$$(( cores / workers )) $(BIN)/pytest -q -n $$workers --dist loadfile --no-loadscope-reorder --run-slow \
+	OMP_NUM_THREADS=$$(( cores / workers )) $(BIN)/pytest -q -n $$workers --dist loadgroup --no-loadscope-reorder --run-slow \
 	  --nbval-lax --nbval-current-env $(LONGEST) notebooks $(filter-out $(LONGEST),$(wildcard tests/test_*.py))
+
+imagenet: setup ## the paper's scale on GPUs: see imagenet/README.md first
+	@$(BIN)/python -m nag.preflight imagenet/params.yaml
+	@$(BIN)/dvc repro imagenet/dvc.yaml
 
 test-fast: setup ## unit tests that are neither slow nor for a GPU
 	@$(BIN)/pytest -q -m "not slow and not gpu" tests

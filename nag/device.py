@@ -50,7 +50,7 @@ def can_compile(device_type: str) -> bool:
     if device_type == "cpu":
         headers = Path(sysconfig.get_path("include"), "Python.h").is_file()
         return headers and platform.system() != "Windows" and any(map(shutil.which, ("g++", "clang++", "c++")))
-    return device_type == "cuda"
+    return device_type == "cuda" and any(map(shutil.which, ("cc", "gcc", "clang")))  # Triton needs one
 
 
 def maybe_compile(module: nn.Module, device: torch.device, wanted: bool = True) -> nn.Module:

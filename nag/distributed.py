@@ -24,9 +24,20 @@ def start() -> tuple[int, int]:
     """Join the group if torchrun started this process, gloo on a CPU and NCCL on GPUs; returns (rank, world), else (0, 1)."""
     if "TORCHELASTIC_RUN_ID" in os.environ and not dist.is_initialized():
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+            dist.init_process_group("nccl", timeout=PATIENCE, device_id=device)
+        else:
+            dist.init_process_group("gloo", timeout=PATIENCE)
     return place()
+
+
+def local_processes(wanted: int) -> int:
+    """How many processes to launch here: `wanted`, or if that is negative $NAG_PROCESSES, else one for each GPU (none: 0).
+
+    A pipeline asks with -1, so that its commands do not change with the machine.
+    """
+    return wanted if wanted >= 0 else int(os.environ.get("NAG_PROCESSES", torch.cuda.device_count()))
 
 
 def place() -> tuple[int, int]:

@@ -26,7 +26,7 @@ from nag.rng import generator
 from nag.train import TrainConfig, denoising_loss, target, train
 
 TABLE = "y_embedder.embedding_table.weight"
-HOW = {"checkpoint", "out", "save_steps", "micro_batch", "log_steps"}  # may change between a run and its resumption
+HOW = {"weights", "checkpoint", "out", "save_steps", "micro_batch", "log_steps"}  # may change between a run and its resumption
 
 
 class FurtherConfig(BaseModel):

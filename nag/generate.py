@@ -1,5 +1,7 @@
 """Sampling an arm of an experiment: N images with per-image seeds, some trajectories, and the protocol that made them."""
 
+import ast
+import hashlib
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -139,6 +141,13 @@ def sample(net: DiT, terms: Sequence[Term], config: SampleConfig, progress: bool
             "seeds": np.array(seeds), "times": times[config.kept].numpy(), "nfe": np.array(nfe),
             "states": torch.cat(states).numpy() if states else np.zeros(shape, np.float16),
             "seconds": np.array(time.perf_counter() - start)}
+
+
+def code_version() -> str:
+    """Short hash of the code that decides a sample, whatever its comments and layout."""
+    names = ("models", "interpolant", "ddpm", "rng", "guidance", "grids", "multistep", "samplers", "generate")
+    trees = [ast.dump(ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))) for name in names]
+    return hashlib.sha256("".join(trees).encode()).hexdigest()[:16]
 
 
 GRID_NAMES = {

@@ -171,7 +171,8 @@ def _subsamples(features: Tensor, reference: Tensor, k: int, resamples: int, see
 def _wilson(p: float, n: int) -> tuple[float, float]:
     """95 % interval of a binomial fraction (Wilson, 1927), which keeps a width at p = 0 and p = 1."""
     centre, width = p + Z95**2 / (2 * n), Z95 * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
-    return (centre - width) / (1 + Z95**2 / n), (centre + width) / (1 + Z95**2 / n)
+    low, high = ((centre + sign * width) / (1 + Z95**2 / n) for sign in (-1, 1))
+    return max(0.0, min(low, p)), min(1.0, max(high, p))  # at p = 0 and p = 1 a limit is p but for rounding
 
 
 def distance_ratio(features: Tensor, baseline: Tensor, reference: Tensor, resamples: int = 100, seed: int = 0) -> dict:

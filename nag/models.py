@@ -89,7 +89,7 @@ class LabelEmbedder(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, written out: at few tokens its backward beats the fused CPU kernel's."""
+    """Multi-head self-attention, on a CPU written out: at few tokens its backward beats the fused CPU kernel's."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -100,7 +100,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, n, d = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # (B, H, N, D/H) each
-        if n > 256:  # long sequences: the (N, N) matrix would not fit, the fused kernel never forms it
+        if x.is_cuda or n > 256:  # the fused kernel never forms the (N, N) matrix, which would not fit for long sequences
             out = nn.functional.scaled_dot_product_attention(q, k, v)
         else:
             scores = (q * (d // self.heads) ** -0.5) @ k.transpose(-2, -1)  # (B, H, N, N)

@@ -16,7 +16,7 @@ from torch import Tensor
 from nag import checkpoint, data, metrics
 from nag.estimator import NoiseEstimator, posterior_mean
 from nag.extractor import Extractor
-from nag.generate import SampleConfig, load_arrays, sample, save_arrays
+from nag.generate import SampleConfig, code_version, load_arrays, sample, save_arrays
 from nag.guidance import Term
 from nag.models import DiT
 from nag.paths import WEIGHTS
@@ -39,8 +39,10 @@ def judge(path: str, weights: Path = WEIGHTS) -> Judge:
 
 
 def key_of(**settings: object) -> str:
-    """Short hash of everything that decides an arm's numbers, as JSON can write it."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    """Short hash of the settings, as JSON can write them, and of the code, extractor and PyTorch that decide an arm's numbers."""
+    extractor = checkpoint.sha256(WEIGHTS / "extractor.safetensors")
+    made = json.dumps(settings, sort_keys=True, default=str), code_version(), extractor, torch.__version__
+    return hashlib.sha256(repr(made).encode()).hexdigest()[:16]
 
 
 def arm(path: Path, key: str, net: DiT, terms: Sequence[Term], config: SampleConfig, reader: Judge | None = None,

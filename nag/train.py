@@ -177,6 +177,7 @@ def fit(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, chec
         step, seconds, records = state["step"], state["seconds"], state["records"]
         logged = records[-1]["step"] if records else 0
         total += state["total"].to(device)
+        del state  # as large as the file
         yield from records
 
     def save() -> None:
@@ -264,7 +265,7 @@ def train(module: nn.Module, loss: BatchLoss, size: int, config: TrainConfig, ch
 
 def _read_checkpoint(path: Path, config: TrainConfig) -> dict:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # one copy for all processes of a node
         missing = {"model", "ema", "optimizer", "step", "total", "seconds", "records", "settings"} - state.keys()
     except Exception as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}): delete it to train from the start") from error

@@ -60,7 +60,7 @@ def released(path, kind):
         torch.save({"model": state, "ema": state, "opt": {"state": {}}, "args": argparse.Namespace(model="DiT-XL/2")}, path)
 
 
-def build(root, processes):
+def build(root):
     """Everything that imagenet/README.md asks a user to place, and parameters for a run of minutes on a CPU."""
     images(root / "data/imagenet/train", 64, 0)
     images(root / "data/imagenet/val", 32, 1)
@@ -69,12 +69,12 @@ def build(root, processes):
     for part in params["null"].values():
         released(root / part["weights"], part["kind"])
     params["latents"].update(size=64, shard_size=16, batch_size=8)
-    params["further"].update(images_seen=480, batch_size=8, micro_batch=2, ema_decay=0.5, save_steps=2, held_out_images=16)
+    params["further"].update(images_seen=480, batch_size=8, ema_decay=0.5, save_steps=2, held_out_images=16)
     params["estimator"].update(images_seen=5120, warmup_steps=2, ema_decay=0.5, n_test=32)
-    params["sample"].update(n_images=32, steps=12, trajectories=12, states_every=2, network_batch=8, shard_size=2,
+    params["sample"].update(n_images=32, steps=12, trajectories=12, states_every=2, network_batch=12, shard_size=2,
                             resamples=20)
     params["evaluate"].update(reference="data/weights/reference.npz", extractor="mini_world:extract", allow_fewer=True,
                               dino=False)
-    params.update(processes=processes, vae="data/weights/vae", precision="fp32", compile=False)
+    params.update(vae="data/weights/vae", precision="fp32", compile=False)
     (root / "imagenet/params.yaml").write_text(yaml.safe_dump(params))
 

@@ -19,7 +19,7 @@ LAYERS = [
     ["checkpoint", "official", "null", "latents", "released", "guidance", "grids", "multistep"],
     ["samplers", "corrections"],
     ["train", "levels", "diagnose", "autoweight", "overhead", "extractor", "shift", "metrics", "generate", "bench"],
-    ["further", "shards", "inception", "adm", "study", "judges", "rivals"],
+    ["further", "shards", "inception", "adm", "study", "judges", "rivals", "preflight"],
     ["canvas", "features", "figures", "claims", "questions", "results"],
 ]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

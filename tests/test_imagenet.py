@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -21,7 +22,7 @@ from nag.images import centre_crop
 from nag.paths import DATA, ROOT
 
 PATIENCE = 900  # seconds for one attempt at the whole
-ATTEMPT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}
+ATTEMPT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests"), "NAG_PROCESSES": "2", "NAG_MICRO_BATCH": "2"}
 
 
 def test_presets_have_the_published_numbers():
@@ -68,9 +69,12 @@ def kill_when(process, condition, root):
 def world(tmp_path_factory):
     """The whole pipeline after it was killed once in training and once in sampling: (root, what was there at the second kill)."""
     root = clone(tmp_path_factory.mktemp("world") / "nag")
-    build(root, processes=2)
+    build(root)
     adm.reference_from_images(root / "data/weights/reference.npz", root / "data/imagenet/train", extractor="mini_world:extract",
                               crop=lambda image: centre_crop(image, 64))
+    done = subprocess.run([sys.executable, "-m", "nag.preflight", "imagenet/params.yaml"], cwd=root, capture_output=True,
+                          text=True, env=ENV | ATTEMPT | {"DVC_ROOT": str(root)})
+    assert done.returncode == 0 and done.stdout.count("ok  ") == 7, done.stdout + done.stderr
     states, parts = root / "build/checkpoints", root / "imagenet/results/shards"
     kill_when(begin(root), lambda: any(states.glob("null-*.pt")), root)
     state = torch.load(next(states.glob("null-*.pt")), weights_only=True)

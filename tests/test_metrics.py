@@ -222,7 +222,7 @@ def test_the_bias_corrected_distance_is_nearer_the_truth():
     """Gaussians N(0, I) against N(0.5 e_1, I): the true Fréchet distance is 0.25, and few images add about d (d+1) / 4N."""
     gaps = []
     for seed in range(5):
-        x, y = normal(200, 16, seed), normal(20_000, 16, 100 + seed)
+        x, y = normal(200, 16, seed), normal(8_000, 16, 100 + seed)
         y[:, 0] += 0.5
         cell = with_intervals(x, y, resamples=200, seed=seed)
         gaps.append([cell["fd"]["value"] - 0.25, cell["fd_inf"]["value"] - 0.25])
@@ -243,3 +243,10 @@ def test_paired_ratio():
     assert (half["high"] - half["low"]) / half["value"] < unpaired  # what the arms share cancels
     with pytest.raises(ValueError, match="paired ratio needs the same seeds"):
         distance_ratio(near, far[:-1], y)
+
+
+@pytest.mark.parametrize("n", [3, 10, 49, 250, 2400, 50_000])
+def test_a_fraction_lies_within_its_own_interval(n):
+    for k in (0, 1, n // 2, n - 1, n):
+        low, high = metrics._wilson(k / n, n)
+        assert 0 <= low <= k / n <= high <= 1
