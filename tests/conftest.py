@@ -21,9 +21,6 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="slow: add --run-slow"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA here"))
-        # A file stays in one worker; notebooks 1 to 9 read by hand what the ones before them wrote, so they stay together.
-        chain = item.path.suffix == ".ipynb" and "01" <= item.path.name[:2] <= "09"
-        item.add_marker(pytest.mark.xdist_group("by-hand" if chain else item.path.name))
 
 
 @pytest.fixture(autouse=True)
