@@ -178,6 +178,12 @@ def _diffusers_names(depth: int) -> dict[str, list[str]]:
                     ["transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"]}
 
 
+def transformer_folder(path: Path) -> Path:
+    """The folder of a saved DiTTransformer2DModel: `path` itself, or the one inside a pipeline's."""
+    inner = Path(path) / "transformer"
+    return inner if inner.is_dir() else Path(path)
+
+
 def _read_diffusers(folder: Path) -> tuple[dict[str, Tensor], dict]:
     """State dict in the official layout and settings of a saved DiTTransformer2DModel.
 
@@ -223,7 +229,7 @@ def load(path: Path, kind: str = "nag", heads: int | None = None, sha256: str | 
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}: choose one of {KINDS}")
-    path = Path(path) / "transformer" if kind == "diffusers" and (Path(path) / "transformer").is_dir() else Path(path)
+    path = transformer_folder(path) if kind == "diffusers" else Path(path)
     if sha256 is not None:
         verify(path / DIFFUSERS_WEIGHTS if kind == "diffusers" else path, sha256)
     if kind == "diffusers":

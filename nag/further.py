@@ -115,8 +115,7 @@ def renew_classes(net: DiT, classes: int, seed: int) -> DiT:
 def base_sha256(weights: Path) -> str:
     """SHA-256 of the file that holds a network's weights, checked where known; of a diffusers folder, of the transformer's."""
     if weights.is_dir():
-        inner = weights / "transformer"
-        weights = (inner if inner.is_dir() else weights) / "diffusion_pytorch_model.safetensors"
+        weights = checkpoint.transformer_folder(weights) / checkpoint.DIFFUSERS_WEIGHTS
     return digest(weights)
 
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from tqdm import tqdm
 
+from nag.checkpoint import sha256
 from nag.data import to_float
 from nag.device import best_device, resolve_precision
 from nag.distributed import barrier, start, stop
@@ -53,11 +54,6 @@ class LatentSpec(BaseModel):
     workers: int = Field(8, gt=0)
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _plan(spec: LatentSpec) -> tuple[list[str], list[int], list[tuple[Path, list[Path]]]]:
     """Class names, labels of all images, and each shard with its images."""
     folder = image_folder(ROOT / spec.images)
@@ -71,7 +67,7 @@ def _is_done(path: Path, origin: dict) -> bool:
     """Whether the shard is what would be made now: its note tells the same origin and its content the note's checksum."""
     try:
         note = read_json(path.with_suffix(".json"))
-        return note | origin == note and note["sha256"] == _sha256(path)
+        return note | origin == note and note["sha256"] == sha256(path)
     except (FileNotFoundError, ValueError, KeyError):
         return False
 
@@ -115,7 +111,7 @@ def encode(spec: LatentSpec, rank: int = 0, world: int = 1) -> dict[str, float]:
                                          f"{files[-1]}: use precision: fp32, or check its weights")
             with atomic(path) as part:
                 np.save(part, values.numpy())
-            note = {"rows": len(files), "shape": list(values.shape[3:]), "bytes": path.stat().st_size, "sha256": _sha256(path)}
+            note = {"rows": len(files), "shape": list(values.shape[3:]), "bytes": path.stat().st_size, "sha256": sha256(path)}
             write_json(path.with_suffix(".json"), origin | note)
             encoded, seconds = encoded + len(files), seconds + time.perf_counter() - begin
     return {"encoded": encoded, "kept": kept, "seconds": seconds, "images_per_second": encoded / seconds if encoded else 0.0}
@@ -202,7 +198,7 @@ def open_latents(folder: Path, verify: bool = False) -> Latents:
             raise FileNotFoundError(f"shard {path} is missing: run the latents stage again; the other shards are kept")
         if path.stat().st_size != shard["bytes"]:
             raise ValueError(f"{path} has {path.stat().st_size} of {shard['bytes']} bytes: {AGAIN}")
-        if verify and _sha256(path) != shard["sha256"]:
+        if verify and sha256(path) != shard["sha256"]:
             raise ValueError(f"{path} is not what was written (its SHA-256 differs): {AGAIN}")
     return Latents(folder, index)
 

@@ -1,6 +1,5 @@
 """Before GPU days are spent: is all that imagenet/README.md asks for in its place? `python -m nag.preflight PARAMS.yaml`."""
 
-import importlib
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import yaml
 
 from nag import checkpoint, distributed
 from nag.images import image_folder
-from nag.inception import load_extractor
+from nag.inception import dinov2, load_extractor
 from nag.latents import open_latents
 from nag.paths import ROOT
 from nag.released import digest
@@ -72,8 +71,7 @@ def checks(params: dict, cpu: bool = False) -> dict[str, Callable[[], str]]:
               "reference": lambda: _reference(evaluate["reference"]),
               "extractor": lambda: load_extractor(evaluate["extractor"]) and evaluate["extractor"]}
     if evaluate["dino"]:
-        inception = importlib.import_module("nag.inception")
-        found["DINOv2"] = lambda: inception.dinov2() and "weights and code"
+        found["DINOv2"] = lambda: dinov2() and "weights and code"
     return found if cpu else found | {"GPUs": _device, "disk": _disk}
 
 

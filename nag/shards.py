@@ -8,6 +8,7 @@ import hashlib
 import sys
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,12 @@ from nag.null import load_null
 from nag.paths import ROOT
 from nag.released import digest
 from nag.vae import decoder, fingerprint, load_vae
+
+
+@cache
+def _vae_fingerprint(name: str) -> str:
+    """Of the autoencoder `name`, loaded once however often a key is asked for."""
+    return fingerprint(load_vae(name))
 
 
 class ShardConfig(BaseModel):
@@ -58,7 +65,7 @@ class ShardConfig(BaseModel):
         decisive = {"sampler", "grid", "steps", "states_every", "network_batch"}
         rest = self.model_dump_json(include=dict.fromkeys(("kind", "heads", "pretrained_kind", "arm"), True)
                                     | {"config": decisive})
-        vae = fingerprint(load_vae(self.vae)) if self.vae else ""
+        vae = _vae_fingerprint(self.vae) if self.vae else ""
         made = (files, rest, vae, resolve_precision(self.config.precision, best_device()), code_version())
         return hashlib.sha256(repr(made).encode()).hexdigest()[:16]
 
