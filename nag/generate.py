@@ -6,6 +6,7 @@ import time
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,7 @@ def sample(net: DiT, terms: Sequence[Term], config: SampleConfig, progress: bool
             "seconds": np.array(time.perf_counter() - start)}
 
 
+@cache
 def code_version() -> str:
     """Short hash of the code that decides a sample, whatever its comments and layout."""
     names = ("models", "interpolant", "ddpm", "rng", "guidance", "grids", "multistep", "samplers", "generate")

@@ -6,7 +6,7 @@ set of images; every distance and its interval is computed from them. Generated 
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -142,30 +142,60 @@ def distances(features: Tensor, reference: Tensor, k: int = 3, seed: int = 0,
     return {"fd": fd, "kid": kid, "precision": prc[KEY_METRIC_PRECISION], "recall": prc[KEY_METRIC_RECALL]}
 
 
-def _subsamples(features: Tensor, reference: Tensor, k: int, resamples: int, seed: int) -> Iterator[list[float]]:
-    """Fréchet distance, KID (less the real images' own term) and recall of random 80 % of the generated images."""
-    x, y = features.double().numpy(), reference.double().numpy()
-    mean, cov = y.mean(axis=0), np.cov(y, rowvar=False)
+def _draws(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Places of random 80 % of n images, the same for any two sets of n images."""
+    rng = np.random.default_rng(seed)
+    return (rng.permutation(n)[:int(KEEP * n)] for _ in range(resamples))
+
+
+def frechet_to(mean: np.ndarray, cov: np.ndarray) -> Callable[[np.ndarray, np.ndarray], float]:
+    """The Fréchet distance of a mean (D,) and covariance (D, D) to these, many times cheaper than one by one.
+
+    tr sqrt(C_s C) = tr sqrt(R C_s R) with R = sqrt(C), which is symmetric, where torch-fidelity takes a general spectrum.
+    """
     values, vectors = np.linalg.eigh(cov)
     root = vectors * np.sqrt(values.clip(0)) @ vectors.T
+
+    def distance(m: np.ndarray, c: np.ndarray) -> float:
+        cross = np.sqrt(np.linalg.eigvalsh(root @ c @ root).clip(0)).sum()
+        return np.square(m - mean).sum() + np.trace(c + cov) - 2 * cross
+
+    return distance
+
+
+def _frechet_draws(features: Tensor, reference: Tensor, resamples: int, seed: int) -> np.ndarray:
+    """Fréchet distances (resamples,) of the images of `_draws`."""
+    x, y = features.double().numpy(), reference.double().numpy()
+    distance = frechet_to(y.mean(axis=0), np.cov(y, rowvar=False))
+    return np.array([distance(x[s].mean(axis=0), np.cov(x[s], rowvar=False)) for s in _draws(len(x), resamples, seed)])
+
+
+def subsamples(features: Tensor, reference: Tensor, k: int = 3, resamples: int = 100, seed: int = 0) -> np.ndarray:
+    """Fréchet distance, KID (less the real images' own term) and recall (resamples, 3) of random 80 % of (N, D) features.
+
+    Equal N and seed draw alike, so that two sets are paired. `jackknife` turns their spread into that of all N.
+    """
+    x, y = features.double().numpy(), reference.double().numpy()
     within, across = kernel_poly(x, x), kernel_poly(x, y).mean(axis=1)
     to_real = torch.cdist(features, reference).numpy()
     # Enough neighbours that k + 1 of them are in any subsample: for k = 3 that fails with a chance below 1e-30
     near, order = (a.numpy() for a in torch.cdist(features, features).topk(min(16 * (k + 1), len(x)), largest=False))
-    rng, size = np.random.default_rng(seed), int(KEEP * len(x))
-    for _ in range(resamples):
-        s = rng.permutation(len(x))[:size]
-        chosen = np.zeros(len(x))
+    found = []
+    for s in _draws(len(x), resamples, seed):
+        chosen, size = np.zeros(len(x)), len(s)
         chosen[s] = 1
-        c = np.cov(x[s], rowvar=False)
-        # tr sqrt(C_s C) = tr sqrt(R C_s R) with R = sqrt(C): symmetric, so many times cheaper than a general spectrum
-        cross = np.sqrt(np.linalg.eigvalsh(root @ c @ root).clip(0)).sum()
-        fd = np.square(x[s].mean(axis=0) - mean).sum() + np.trace(c + cov) - 2 * cross
         pairs = chosen @ within @ chosen - within.diagonal()[s].sum()
         kid = pairs / (size * (size - 1)) - 2 * across[s].mean()
         place = (chosen[order[s]].cumsum(axis=1) == k + 1).argmax(axis=1)
         radii = near[s, place]
-        yield [fd, kid, (to_real[s] <= radii[:, None]).any(axis=0).mean()]
+        found.append([kid, (to_real[s] <= radii[:, None]).any(axis=0).mean()])
+    return np.c_[_frechet_draws(features, reference, resamples, seed), np.array(found)]
+
+
+def jackknife(draws: np.ndarray, n: int) -> np.ndarray:
+    """Standard error (...) for all n images of what was found on random 80 % of them, (resamples, ...) (Shao and Wu, 1989)."""
+    size = int(KEEP * n)
+    return draws.std(axis=0, ddof=1) * math.sqrt(size / (n - size))
 
 
 def _wilson(p: float, n: int) -> tuple[float, float]:
@@ -188,9 +218,8 @@ def distance_ratio(features: Tensor, baseline: Tensor, reference: Tensor, resamp
         _check(x, reference, 3, False, keep=KEEP)
         whole.append(fid_statistics_to_metric(*map(fid_features_to_statistics, (x.double(), reference.double())),
                                               verbose=False)[KEY_METRIC_FID])
-        draws.append(np.array(list(_subsamples(x, reference, 3, resamples, seed)))[:, 0])
-    size, value = int(KEEP * n), whole[0] / whole[1]
-    error = np.log(draws[0] / draws[1]).std(ddof=1) * math.sqrt(size / (n - size))
+        draws.append(_frechet_draws(x, reference, resamples, seed))
+    value, error = whole[0] / whole[1], jackknife(np.log(draws[0] / draws[1]), n)
     return {"value": value, "low": value * math.exp(-Z95 * error), "high": value * math.exp(Z95 * error), "n": n}
 
 
@@ -210,9 +239,9 @@ def with_intervals(features: Tensor, reference: Tensor, k: int = 3, resamples: i
     # (1 - m/N) var / m, which times m / (N - m) is var / N; their own bias cancels as only this spread is used. Where
     # first-order terms vanish (both sets alike) it is too wide, by sqrt(1 + N/m) at most: so m is large, not N / 2.
     # Precision is a mean over images that are independent given the real ones: binomial.
-    draws = np.array(list(_subsamples(features, reference, k, resamples, seed)))
+    draws = subsamples(features, reference, k, resamples, seed)
     size, out = int(KEEP * n), {}
-    errors = dict(zip(("fd", "kid", "recall"), draws.std(axis=0, ddof=1) * math.sqrt(size / (n - size)), strict=True))
+    errors = dict(zip(("fd", "kid", "recall"), jackknife(draws, n), strict=True))
     # fd(N) = fd_inf + c / N, so c / N = (mean fd(m) - fd(N)) m / (N - m); the mean's own error joins that of fd(N)
     gain = size / (n - size)
     value["fd_inf"] = float(value["fd"] - gain * (draws[:, 0].mean() - value["fd"]))
