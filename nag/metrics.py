@@ -198,6 +198,12 @@ def jackknife(draws: np.ndarray, n: int) -> np.ndarray:
     return draws.std(axis=0, ddof=1) * math.sqrt(size / (n - size))
 
 
+def _without_bias(fd: float, draws: np.ndarray, n: int) -> float:
+    """fd_inf of fd(n) = fd_inf + c / n, from all n images and from m = 80 %: c / n = (mean fd(m) - fd(n)) m / (n - m)."""
+    size = int(KEEP * n)
+    return float(fd - size / (n - size) * (draws.mean() - fd))
+
+
 def _wilson(p: float, n: int) -> tuple[float, float]:
     """95 % interval of a binomial fraction (Wilson, 1927), which keeps a width at p = 0 and p = 1."""
     centre, width = p + Z95**2 / (2 * n), Z95 * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
@@ -205,11 +211,13 @@ def _wilson(p: float, n: int) -> tuple[float, float]:
     return max(0.0, min(low, p)), min(1.0, max(high, p))  # at p = 0 and p = 1 a limit is p but for rounding
 
 
-def distance_ratio(features: Tensor, baseline: Tensor, reference: Tensor, resamples: int = 100, seed: int = 0) -> dict:
+def distance_ratio(features: Tensor, baseline: Tensor, reference: Tensor, resamples: int = 100, seed: int = 0,
+                   bias_off: bool = False) -> dict | None:
     """Fréchet distance of one set over that of another made from the same N seeds: {"value", "low", "high", "n"}.
 
-    Paired: both are measured on the same subsamples of seeds, so what the arms share cancels (jackknife of log ratio).
-    Raises ValueError for sets of other sizes, and as `with_intervals` does.
+    Paired: both are measured on the same subsamples of seeds, so what the arms share cancels (jackknife of log ratio). `bias_off`
+    takes the distances without their finite-N bias; None if one of these is not above zero. Raises ValueError for sets of other
+    sizes, and as `with_intervals` does.
     """
     if len(features) != len(baseline):
         raise ValueError(f"{len(features)} and {len(baseline)} images: a paired ratio needs the same seeds in both")
@@ -219,7 +227,13 @@ def distance_ratio(features: Tensor, baseline: Tensor, reference: Tensor, resamp
         whole.append(fid_statistics_to_metric(*map(fid_features_to_statistics, (x.double(), reference.double())),
                                               verbose=False)[KEY_METRIC_FID])
         draws.append(_frechet_draws(x, reference, resamples, seed))
-    value, error = whole[0] / whole[1], jackknife(np.log(draws[0] / draws[1]), n)
+    error = jackknife(np.log(draws[0] / draws[1]), n)
+    if bias_off:
+        whole = [_without_bias(fd, drawn, n) for fd, drawn in zip(whole, draws, strict=True)]
+        if min(whole) <= 0:
+            return None
+        error = jackknife(draws[0] / whole[0] - draws[1] / whole[1], n)
+    value = whole[0] / whole[1]
     return {"value": value, "low": value * math.exp(-Z95 * error), "high": value * math.exp(Z95 * error), "n": n}
 
 
@@ -242,10 +256,8 @@ def with_intervals(features: Tensor, reference: Tensor, k: int = 3, resamples: i
     draws = subsamples(features, reference, k, resamples, seed)
     size, out = int(KEEP * n), {}
     errors = dict(zip(("fd", "kid", "recall"), jackknife(draws, n), strict=True))
-    # fd(N) = fd_inf + c / N, so c / N = (mean fd(m) - fd(N)) m / (N - m); the mean's own error joins that of fd(N)
-    gain = size / (n - size)
-    value["fd_inf"] = float(value["fd"] - gain * (draws[:, 0].mean() - value["fd"]))
-    errors["fd_inf"] = errors["fd"] * math.sqrt(1 + gain / resamples)
+    value["fd_inf"] = _without_bias(value["fd"], draws[:, 0], n)
+    errors["fd_inf"] = errors["fd"] * math.sqrt(1 + size / (n - size) / resamples)  # the draws' mean has an error of its own
     for name, error in errors.items():
         limits = LIMITS[name]
         low, high = (min(max(float(value[name] + z * error), limits[0]), limits[1]) for z in (-Z95, Z95))
