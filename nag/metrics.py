@@ -125,6 +125,12 @@ def _check(features: Tensor, reference: Tensor, k: int, allow_rank_deficient: bo
                              "allow_rank_deficient=True to compare like with like all the same")
 
 
+def frechet(features: Tensor, reference: Tensor) -> float:
+    """Fréchet distance of generated (N, D) to real (M, D) features by torch-fidelity, in float64 (Heusel et al., 2017)."""
+    statistics = (fid_features_to_statistics(x.double()) for x in (features, reference))
+    return fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
+
+
 def distances(features: Tensor, reference: Tensor, k: int = 3, seed: int = 0,
               allow_rank_deficient: bool = False) -> dict[str, float]:
     """Fréchet distance, KID, precision and recall (k-th neighbour) of generated (N, D) against real (M, D) features.
@@ -134,12 +140,12 @@ def distances(features: Tensor, reference: Tensor, k: int = 3, seed: int = 0,
     shapes, values that are not finite, or N or M below D + 1 unless `allow_rank_deficient`.
     """
     _check(features, reference, k, allow_rank_deficient)
-    x, y = features.double(), reference.double()  # torch-fidelity keeps the precision it is given
-    fd = fid_statistics_to_metric(*map(fid_features_to_statistics, (x, y)), verbose=False)[KEY_METRIC_FID]
+    x, y = features.double(), reference.double()
     kid = kid_features_to_metric(x, y, kid_subsets=KID_SUBSETS, kid_subset_size=min(KID_SUBSET, len(x), len(y)),
                                  rng_seed=seed, verbose=False)[KEY_METRIC_KID_MEAN]
     prc = prc_features_to_metric(features, reference, prc_neighborhood=k, save_cpu_ram=True, verbose=False)
-    return {"fd": fd, "kid": kid, "precision": prc[KEY_METRIC_PRECISION], "recall": prc[KEY_METRIC_RECALL]}
+    return {"fd": frechet(features, reference), "kid": kid,
+            "precision": prc[KEY_METRIC_PRECISION], "recall": prc[KEY_METRIC_RECALL]}
 
 
 def _draws(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -224,8 +230,7 @@ def distance_ratio(features: Tensor, baseline: Tensor, reference: Tensor, resamp
     whole, draws, n = [], [], len(features)
     for x in (features, baseline):
         _check(x, reference, 3, False, keep=KEEP)
-        whole.append(fid_statistics_to_metric(*map(fid_features_to_statistics, (x.double(), reference.double())),
-                                              verbose=False)[KEY_METRIC_FID])
+        whole.append(frechet(x, reference))
         draws.append(_frechet_draws(x, reference, resamples, seed))
     error = jackknife(np.log(draws[0] / draws[1]), n)
     if bias_off:

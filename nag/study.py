@@ -71,16 +71,16 @@ def quality(rows: Mapping[str, Row], real: Tensor, resamples: int = 100) -> dict
             for name, row in rows.items()}
 
 
-def ratio(row: Row, baseline: Row, real: Tensor, bias_off: bool = False) -> dict | None:
-    """Fréchet distance of an arm over another's of the same seeds, paired: {"value", "low", "high", "n"}.
+def ratio(row: Row, baseline: Row, real: Tensor) -> dict:
+    """Fréchet distance of an arm over another's of the same seeds, paired: {"value", "low", "high", "n", "bias_off"}.
 
-    `bias_off` takes the distances without their finite-N bias; None if one is not above zero then. Raises ValueError if the
-    seeds differ.
+    "bias_off" is the same of the distances without their finite-N bias, which draws a raw ratio towards one; None if one of them
+    is not above zero. Raises ValueError if the seeds differ.
     """
     if row["seeds"].tolist() != baseline["seeds"].tolist():
         raise ValueError("the two arms have other seeds: a paired ratio needs the same ones")
-    return metrics.distance_ratio(torch.from_numpy(row["features"]), torch.from_numpy(baseline["features"]), real,
-                                  bias_off=bias_off)
+    pair = torch.from_numpy(row["features"]), torch.from_numpy(baseline["features"])
+    return metrics.distance_ratio(*pair, real) | {"bias_off": metrics.distance_ratio(*pair, real, bias_off=True)}
 
 
 def control(row: Row, path: str, reader: Judge, images: int = 800) -> np.ndarray:
