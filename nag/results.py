@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nag import features, questions
+from nag import features, findings, questions
 from nag.files import atomic, read_json
 from nag.paths import DATA, RESULTS, ROOT
 
@@ -113,7 +113,7 @@ def readme_tables(summary: dict, claims: list[dict]) -> str:
     for name, row in (ratios | {f"{m}, ImageNet 256, paper": r for m, r in paper_ratios().items()}).items():
         lines.append(f"| {name} | " + " | ".join(f"{row[a]:.2f}" for a in ARMS) + " |")
     lines += ["", "| claim | what the paper says | verdict here | evidence |", "|---|---|---|---|"]
-    for c in (row for row in claims if row["id"].startswith("C")):
+    for c in claims:
         own = [f"results/: `{c['evidence']['file']}`: `{c['evidence']['key']}`"] if c["evidence"]["file"] else []
         where = "; ".join(own + [f"`{s['file']}`: `{s['key']}`" for s in c["evidence"].get("studies", [])]) or "none"
         lines.append(f"| {c['id']} | {c['statement']} | **{c['verdict']}**: {c['note'].replace('|', '&#124;')} | {where} |")
@@ -153,11 +153,12 @@ def overhead_table(overhead: dict) -> str:
 
 def blocks(read: Callable[[str], dict]) -> dict[str, str]:
     """The README's generated parts by name; `read` gives the contents of a file of results/ by its name."""
-    summary = read("summary.json")
-    return {"results": readme_tables(summary, read("claims.json")),
+    summary, ledger = read("summary.json"), read("claims.json")
+    of = {kind: [row for row in ledger if row["id"].startswith(kind)] for kind in "CQF"}
+    return {"results": readme_tables(summary, of["C"]), "findings": findings.listed(of["F"]),
             "auto": auto_table({f: read(f"metrics/auto-{f}.json") for f in summary}),
             "overhead": overhead_table(read("metrics/overhead.json")), "features": features.table(),
-            "questions": questions.table([row for row in read("claims.json") if row["id"].startswith("Q")])}
+            "questions": questions.table(of["Q"])}
 
 
 def write_readme() -> None:

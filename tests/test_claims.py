@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from nag import claims, questions
-from nag.files import read_json
+from nag import claims, findings, questions
+from nag.files import read_json, write_json
 from nag.paths import DATA
 
 ROW = ({"x": 1}, {"file": "metrics/a.json", "key": "k"}, "reproduced", "our note")
@@ -68,3 +68,18 @@ def test_the_ten_questions_are_there():
 
 def test_the_committed_answers_are_those_of_the_committed_studies():
     assert read_json(questions.ANSWERS) == questions.collect(), "run `python -m nag.results answers` and commit the file"
+
+
+def test_a_findings_numbers_are_put_in_from_the_results(tmp_path):
+    write_json(tmp_path / "metrics/a.json", {
+        "x": {"y": {"value": 2.0, "low": 1.5, "high": 2.5}}, "two words": {"value": 4.0}, "w": 0.25})
+    source = tmp_path / "findings.md"
+    source.write_text("Not a finding.\n\n* F1 (06, 00) **Two:** {a x/y\n  +.1f}, {a two words/value divided by x/y/value .2f} "
+                      "at {a w g}.\n* F2 (00) Words alone.\n")
+    first, second = findings.findings(tmp_path, source)
+    assert first["statement"] == "**Two:** +2.0 [+1.5, +2.5], 2.00 at 0.25." and first["id"] == "F1"
+    assert first["evidence"] == {"file": "metrics/a.json", "key": "x/y; two words/value; x/y/value; w", "notebooks": "06, 00"}
+    assert second["evidence"]["file"] == "" and findings.listed([second]) == "* Words alone. (F2; notebooks 00)"
+    source.write_text("\n* F1 (06) {a x/z .2f}")
+    with pytest.raises(KeyError, match="z"):
+        findings.findings(tmp_path, source)

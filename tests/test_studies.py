@@ -12,8 +12,8 @@ from nag.paths import ROOT
 
 STAGES = yaml.safe_load((ROOT / "studies/dvc.yaml").read_text())["stages"]
 # these draw, read and write, choose a device, or serve the paper's scale only: no number of a study depends on them
-ASIDE = {"adm", "canvas", "checkpoint", "data", "device", "distributed", "files", "figures", "images", "latents", "paths", "results",
-         "shards", "transfer"}
+ASIDE = {"adm", "canvas", "checkpoint", "data", "device", "distributed", "files", "figures", "images", "latents", "paths",
+         "results", "shards", "transfer"}
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,9 @@ def test_a_stage_passes_only_what_its_notebook_takes(commands):
     assert {stage.split("@")[0] for stage in commands} == set(STAGES)
     for stage, command in commands.items():
         passed = yaml.safe_load(re.search(r'-y "(\{.*\})"', command)[1])
-        source = next(c.source for c in cells(re.search(r"notebooks/(\w+)", command)[1]) if "parameters" in c.metadata.get("tags", []))
-        taken = {node.targets[0].id: node.value for node in ast.parse(source).body}
+        notebook = cells(re.search(r"notebooks/(\w+)", command)[1])
+        defaults = next(cell.source for cell in notebook if "parameters" in cell.metadata.get("tags", []))
+        taken = {node.targets[0].id: node.value for node in ast.parse(defaults).body}
         assert set(passed) <= set(taken), f"{stage} passes {set(passed) - set(taken)}, which its notebook does not take"
         for name, value in passed.items():
             if isinstance(ast.literal_eval(taken[name]), list | dict):
