@@ -7,7 +7,7 @@ distances in half precision, here it is single. KID and FD-DINOv2 are second opi
 
 import argparse
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,8 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 
 from nag.device import best_device
 from nag.files import atomic
-from nag.inception import Extract, features, folder_batches, image_batches, image_shape, load_extractor
+from nag.images import Crop, batches
+from nag.inception import Extract, features, image_batches, image_shape, load_extractor
 from nag.metrics import Z95, _wilson, frechet_to
 from nag.released import record
 
@@ -51,7 +52,7 @@ def _second(dino: bool | str) -> tuple[Extract | None, dict | None]:
 
 
 def reference_from_images(path: Path, images: Path | np.ndarray, extractor: str = "inception", count: int = REFERENCE,
-                          seed: int = 0, crop: Callable | None = None, dino: bool | str = False,
+                          seed: int = 0, crop: Crop | None = None, dino: bool | str = False,
                           batch_size: int = 64) -> None:
     """Write a reference npz like ADM's: statistics of all images, and `count` of them (all, if fewer) drawn by `seed`.
 
@@ -62,10 +63,10 @@ def reference_from_images(path: Path, images: Path | np.ndarray, extractor: str 
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"got images {images.dtype} {images.shape}: give uint8 (N, H, W, 3)")
         n = len(images)
-        batches = (torch.from_numpy(images[i:i + batch_size]).permute(0, 3, 1, 2) for i in range(0, n, batch_size))
+        parts = (torch.from_numpy(images[i:i + batch_size]).permute(0, 3, 1, 2) for i in range(0, n, batch_size))
     else:
         files = sorted(p for p in Path(images).rglob("*") if p.suffix.lower() in Image.registered_extensions())
-        n, batches = len(files), folder_batches(files, batch_size, crop)
+        n, parts = len(files), batches(files, crop, batch_size)
     if n < 2:
         raise FileNotFoundError(f"{n} images in {images if isinstance(images, Path) else 'the array'}: give two or more")
     extract, (second, _) = load_extractor(extractor)[0], _second(dino)
@@ -73,7 +74,7 @@ def reference_from_images(path: Path, images: Path | np.ndarray, extractor: str 
     chosen[np.random.default_rng(seed).permutation(n)[:count]] = True
     sums: dict[str, list] = {}
     kept, start = [], 0
-    for part in features(batches, n, extract, second):
+    for part in features(parts, n, extract, second):
         batch = part["images"].permute(0, 2, 3, 1).numpy()
         kept.append(batch[chosen[start:start + len(batch)]])
         start += len(batch)

@@ -1,7 +1,7 @@
 """A folder of images by class, cropped as ADM crops them: for encoding, and for statistics of real images."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets import ImageFolder
 
+Crop = Callable[[Image.Image], Image.Image]
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises for damaged files
 
 
@@ -40,26 +41,33 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def read(path: Path, size: int) -> Tensor:
-    """An image file as (3, size, size) uint8 RGB; raises ValueError naming a file that is damaged."""
+def read(path: Path, crop: Crop | None = None) -> Tensor:
+    """An image file, cropped, as (3, H, W) uint8 RGB; raises ValueError naming a file that is damaged."""
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
     except BROKEN as error:
         raise ValueError(f"{path} is no readable image ({error}): replace it and run again; what is finished is kept") from error
-    return torch.from_numpy(np.array(centre_crop(image, size))).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(crop(image) if crop else image)).permute(2, 0, 1).contiguous()
 
 
-def batches(paths: Sequence[Path], size: int, batch_size: int, workers: int = 8) -> Iterator[Tensor]:
-    """Image files as batches (B, 3, size, size) uint8 in their order; the next batch is read while one is in use.
+def batches(paths: Sequence[Path], crop: Crop | None, batch_size: int, workers: int = 8) -> Iterator[Tensor]:
+    """Image files as batches (B, 3, H, W) uint8 in their order; the next batch is read while one is in use.
 
-    Pillow decodes and resizes outside Python's lock, so `workers` threads read. Raises what `read` raises.
+    Pillow decodes and resizes outside Python's lock, so `workers` threads read. Raises what `read` raises, and ValueError if the
+    sizes differ.
     """
+    def stacked(images: list[Future], first: int) -> Tensor:
+        read_in = [image.result() for image in images]
+        if len({image.shape for image in read_in}) > 1:
+            raise ValueError(f"the images around {paths[first]} have several sizes: crop them to one, as the samples are")
+        return torch.stack(read_in)
+
     coming = []
     with ThreadPoolExecutor(workers) as pool:
         for first in range(0, len(paths), batch_size):
-            ready, coming = coming, [pool.submit(read, path, size) for path in paths[first:first + batch_size]]
+            ready, coming = coming, [pool.submit(read, path, crop) for path in paths[first:first + batch_size]]
             if ready:
-                yield torch.stack([image.result() for image in ready])
+                yield stacked(ready, first - batch_size)
         if coming:
-            yield torch.stack([image.result() for image in coming])
+            yield stacked(coming, first)

@@ -10,7 +10,6 @@ import math
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,6 @@ from nag.checkpoint import load_weights
 from nag.data import to_float
 from nag.device import best_device
 from nag.extractor import Extractor
-from nag.images import BROKEN
 from nag.paths import WEIGHTS
 from nag.released import find, record
 
@@ -180,28 +178,6 @@ def image_batches(path: Path, batch_size: int = 64) -> Iterator[Tensor]:
                 yield images.view(count, *shape[1:]).permute(0, 3, 1, 2)
     except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is truncated or damaged: make it again") from error
-
-
-def folder_batches(paths: list[Path], batch_size: int, crop: Callable | None) -> Iterator[Tensor]:
-    """uint8 (B, 3, H, W) of image files, each cropped by `crop` if given.
-
-    Raises ValueError naming a damaged file, or if the sizes differ.
-    """
-
-    def read(path: Path) -> np.ndarray:
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except BROKEN as error:
-            raise ValueError(f"{path} is no readable image ({error}): replace it and run again") from error
-        return np.array(crop(image) if crop else image)
-
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
-        for start in range(0, len(paths), batch_size):
-            images = list(pool.map(read, paths[start:start + batch_size]))
-            if len({image.shape for image in images}) > 1:
-                raise ValueError(f"the images around {paths[start]} have several sizes: crop them to one, as the samples are")
-            yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from nag.data import to_float
 from nag.device import best_device, resolve_precision
 from nag.distributed import barrier, start, stop
 from nag.files import atomic, read_json, write_json
-from nag.images import batches, image_folder
+from nag.images import batches, centre_crop, image_folder
 from nag.paths import ROOT
 from nag.vae import decoder, fingerprint, load_vae, posterior
 
@@ -100,7 +101,7 @@ def encode(spec: LatentSpec, rank: int = 0, world: int = 1) -> dict[str, float]:
             begin = time.perf_counter()
             (path.parent / INDEX).unlink(missing_ok=True)  # it no longer tells what is here
             parts = []
-            for images in batches(files, spec.size, spec.batch_size, spec.workers):
+            for images in batches(files, partial(centre_crop, size=spec.size), spec.batch_size, spec.workers):
                 x = to_float(images.to(device))
                 views = [posterior(vae, view, precision) for view in ([x, x.flip(-1)] if spec.flip else [x])]
                 parts.append(torch.stack([torch.stack(moments, 1) for moments in views], 1).half().cpu())

@@ -1,5 +1,7 @@
 """Reading image folders: ADM's crop step by step, every mode to RGB, a fixed order, and a damaged file by its name."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from PIL import Image
 
 from nag.images import batches, centre_crop, image_folder, read
 
+FOUR, EIGHT = partial(centre_crop, size=4), partial(centre_crop, size=8)
 BOX, BICUBIC = Image.Resampling.BOX, Image.Resampling.BICUBIC
 
 
@@ -39,7 +42,7 @@ def test_an_image_of_the_right_size_is_left_alone_and_one_of_twice_the_size_is_a
 def test_a_tensor_has_channels_first(tmp_path):
     image = noise(8, 8)
     image.save(tmp_path / "a.png")
-    x = read(tmp_path / "a.png", 8)
+    x = read(tmp_path / "a.png", EIGHT)
     assert x.dtype == torch.uint8 and x.shape == (3, 8, 8)
     assert x[2, 5, 1] == np.array(image)[5, 1, 2]
 
@@ -50,18 +53,18 @@ def test_every_mode_becomes_rgb(tmp_path, mode, name):
     image.save(tmp_path / name, quality=95) if name.endswith("jpg") else image.save(tmp_path / name)
     with Image.open(tmp_path / name) as file:
         expected = np.array(file.convert("RGB"))
-    assert np.array_equal(read(tmp_path / name, 8).permute(1, 2, 0).numpy(), expected)
+    assert np.array_equal(read(tmp_path / name, EIGHT).permute(1, 2, 0).numpy(), expected)
 
 
 def test_batches_keep_the_order_for_any_size_and_number_of_threads(tmp_path):
     paths = [tmp_path / f"{k}.png" for k in range(11)]
     for k, path in enumerate(paths):
         Image.new("RGB", (9 + k, 12), (k, 2 * k, 0)).save(path)
-    whole = torch.cat(list(batches(paths, 4, 11, workers=1)))
+    whole = torch.cat(list(batches(paths, FOUR, 11, workers=1)))
     assert whole[:, 0, 0, 0].tolist() == list(range(11)) and whole[:, 1, 2, 2].tolist() == list(range(0, 22, 2))
-    parts = list(batches(paths, 4, 4, workers=5))
+    parts = list(batches(paths, FOUR, 4, workers=5))
     assert [len(part) for part in parts] == [4, 4, 3] and torch.equal(torch.cat(parts), whole)
-    assert list(batches([], 4, 4)) == []
+    assert list(batches([], FOUR, 4)) == []
 
 
 def test_classes_and_files_are_sorted_by_name(tmp_path):
@@ -95,4 +98,4 @@ def test_a_damaged_file_is_named(tmp_path, name):
              "bits": content[:40] + bytes(len(content) - 40)}
     path.write_bytes(kinds[path.stem])
     with pytest.raises(ValueError, match=rf"{name} is no readable image .*replace it"):
-        list(batches([path], 8, 4))
+        list(batches([path], None, 4))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from pydantic import ValidationError
 
 from nag import latents as module
 from nag.data import to_float
-from nag.images import read
+from nag.images import centre_crop, read
 from nag.latents import LatentSpec, decoder, encode, latent_source, load_vae, main, open_latents, posterior_means, write_index
 from nag.rng import generator
 
+SIXTEEN = partial(centre_crop, size=16)
 COUNTS = {"n01": 9, "n02": 8, "n03": 7}
 
 
@@ -96,7 +98,7 @@ def test_moments_are_the_autoencoders_own_of_image_and_mirror_image(world, whole
     assert len(latents) == 24 and latents.shape == (4, 8, 8) and latents.scale == 0.18215
     assert latents.classes == list(COUNTS) and latents.labels.dtype == torch.int64
     assert latents.labels.tolist() == [0] * 9 + [1] * 8 + [2] * 7
-    x = to_float(torch.stack([read(path, 16) for path in files_of(world)]))
+    x = to_float(torch.stack([read(path, SIXTEEN) for path in files_of(world)]))
     for flip, images in ((False, x), (True, x.flip(-1))):
         truth = vae.encode(images).latent_dist
         mean, std = latents.moments(range(24), flip)
@@ -224,7 +226,7 @@ def test_without_mirror_images_none_are_drawn(world, whole, tmp_path):
 @torch.no_grad()
 def test_there_and_back_is_diffusers_own(world, whole):
     vae = AutoencoderKL.from_pretrained(world / "vae", low_cpu_mem_usage=False)
-    x = to_float(torch.stack([read(path, 16) for path in files_of(world)[:6]]))
+    x = to_float(torch.stack([read(path, SIXTEEN) for path in files_of(world)[:6]]))
     truth = vae.decode(vae.encode(x).latent_dist.mode()).sample
     back = decoder(load_vae(str(world / "vae")), torch.device("cpu"))(posterior_means(open_latents(whole), range(6)))
     assert back.shape == (6, 3, 16, 16)
