@@ -112,7 +112,7 @@ def sample(net: DiT, terms: Sequence[Term], config: SampleConfig, progress: bool
     def ready(network: DiT) -> Callable:
         return maybe_compile(network.to(device), device, config.compile)
 
-    run, terms = ready(net), [replace(term, net=ready(term.net)) if term.net else term for term in terms]
+    run, terms = ready(net), [replace(term, net=ready(term.net)) if term.net is not None else term for term in terms]
     solver = solver or SAMPLERS[resolve(config.sampler, c.path)]
     times = time_grid(config.sampler, config.steps, c.path, config.grid)
     seeds, kept = config.seeds, set(config.kept)

@@ -107,9 +107,12 @@ class GuidedField:
 
     def __post_init__(self):
         for term in self.terms:
-            if term.net and term.net.config.path != self.net.config.path:
+            if self._negative(term).config.path != self.net.config.path:
                 raise ValueError(f"{term.name}: its network is of the path {term.net.config.path!r}, the guided one of "
                                  f"{self.net.config.path!r}: both must be of one path")
+
+    def _negative(self, term: Term) -> Callable:
+        return self.net if term.net is None else term.net
 
     def predict(self, x: Tensor, t: float | Tensor) -> Tensor:
         """The guided prediction in the network's own terms (v, eps or x0), float32 (B, C, H, W)."""
@@ -118,7 +121,7 @@ class GuidedField:
         active = [(term, w) for term in self.terms if (w := term.at(place)) != 0]
         if isinstance(t, Tensor) and t.ndim:
             _check_times(t, self.terms)
-        branches = [(self.net, False, False)] + [(term.net or self.net, term.drop_class, term.drop_noise)
+        branches = [(self.net, False, False)] + [(self._negative(term), term.drop_class, term.drop_noise)
                                                  for term, _ in active if not term.gradient]
         unique = list(dict.fromkeys(branches))
         outputs = {}
@@ -134,7 +137,7 @@ class GuidedField:
             if term.gradient:
                 difference = weight * from_score(term.gradient(x.float(), t), t, kind, path)
             else:
-                difference = weight * (plain - outputs[term.net or self.net, term.drop_class, term.drop_noise])
+                difference = weight * (plain - outputs[self._negative(term), term.drop_class, term.drop_noise])
             if term.channels is not None:
                 difference[:, term.channels:] = 0
             guided = guided + difference

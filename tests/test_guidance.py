@@ -250,6 +250,14 @@ def test_a_second_network_of_another_path_is_refused():
         GuidedField(Toy(), LABELS, [domain(1.5, Toy(path="cosine"))])
 
 
+def test_compiled_networks_guide_as_plain_ones(tiny):
+    """A compiled module has no truth value of its own, so nothing may ask for it."""
+    net, other, x = tiny(classes=CLASSES), tiny(classes=CLASSES), torch.randn(B, 1, 8, 8)
+    compiled = [torch.compile(module, backend="eager") for module in (net, other)]
+    found, plain = (GuidedField(a, LABELS, [domain(1.5, b), autoguidance(1.2, b)])(x, T) for a, b in (compiled, (net, other)))
+    assert_close(found, plain)
+
+
 @pytest.mark.parametrize("where", [{"interval": (0.3, 1.0)}, {"weight": lambda t: t}])
 def test_times_per_sample_must_not_make_images_depend_on_their_batch(x, where):
     term = noise_awareness(where.pop("weight", 1.0), **where)
