@@ -4,7 +4,10 @@ Every study's notebook composes its sentences from its own numbers and writes th
 studies/answers.json, so that the main pipeline can read them without depending on hours of study.
 """
 
+import re
 from pathlib import Path
+
+import yaml
 
 from nag.files import read_json, write_json
 from nag.paths import DATA, ROOT
@@ -57,4 +60,22 @@ def table(rows: list[dict]) -> str:
         figures = ", ".join(f"[{Path(figure).stem}]({figure})" for figure in row["figures"])
         answer = row["note"].replace("|", "&#124;") or f"*{OPEN}*"
         lines.append(f"| {row['id']}. {row['statement']} | {answer} | {figures or '–'} |")
+    return "\n".join(lines)
+
+
+def stages(folder: Path = STUDIES.parent) -> str:
+    """The stages of the studies as Markdown: what they do and how long, their notebook, and the figures that are there."""
+    plan, params = (yaml.safe_load((folder / name).read_text(encoding="utf-8")) for name in ("dvc.yaml", "params.yaml"))
+    lines = ["| study | notebook | stage | figures |", "|---|---|---|---|"]
+    for name, body in plan["stages"].items():
+        keys = params
+        for part in body.get("foreach", "${}").strip("${}").split("."):
+            keys = keys.get(part, {"": None})
+        body = body.get("do", body)
+        notebook = re.search(r"notebooks/(\w+)\.ipynb", body["cmd"])[1]
+        drawn = [path for out in body["outs"] if (path := next(iter(out))).endswith(".png")]
+        paths = [path.replace("${key}", key) for path in drawn for key in keys]
+        found = ", ".join(f"[{Path(path).stem}]({path})" for path in paths if (folder.parent / path).is_file())
+        lines.append(f"| {body['desc']} | [{notebook}](notebooks/{notebook}.ipynb) | studies/dvc.yaml:{name} | "
+                     f"{found or ('*not run yet*' if drawn else '–')} |")
     return "\n".join(lines)

@@ -158,7 +158,7 @@ def blocks(read: Callable[[str], dict]) -> dict[str, str]:
     return {"results": readme_tables(summary, of["C"]), "findings": findings.listed(of["F"]),
             "auto": auto_table({f: read(f"metrics/auto-{f}.json") for f in summary}),
             "overhead": overhead_table(read("metrics/overhead.json")), "features": features.table(),
-            "questions": questions.table(of["Q"])}
+            "questions": questions.table(of["Q"]), "studies": questions.stages()}
 
 
 def write_readme() -> None:
