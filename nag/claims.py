@@ -134,17 +134,22 @@ WITHOUT_STUDY = {"C6": "the half about domain guidance (DoG) is not measured her
 
 
 def _with_studies(claim: str, row: Row, answers: list[dict]) -> Row:
-    """A claim's row with what the studies found about it (nag.questions); without a needed study it is partly at best."""
+    """A claim's row with what the studies found about it (nag.questions); without a needed study it is partly at best.
+
+    So is a claim about released models or the paper's data sets, of which a study in small shows a part.
+    """
     ours, evidence, verdict, note = row
     if not answers:
         missing = WITHOUT_STUDY.get(claim)
         if missing is None:
             return row
         return ours, evidence, "partly" if verdict == "reproduced" else verdict, f"{note}; {missing}"
-    found = [answer["verdict"] for answer in answers] + [verdict] * (verdict != "needs GPUs")
-    here = " At the paper's scale it needs GPUs: imagenet/README.md." if verdict == "needs GPUs" else f" {note}."
+    small = verdict == "needs GPUs"
+    joined = _worst([answer["verdict"] for answer in answers] + [verdict] * (not small))
+    here = f" That is in small; {note}, which needs GPUs (imagenet/README.md)." if small else f" {note}."
     studies = [{name: answer[name] for name in ("file", "key")} for answer in answers]
-    return ours, evidence | {"studies": studies}, _worst(found), " ".join(answer["sentence"] for answer in answers) + here
+    joined = "partly" if small and joined == "reproduced" else joined
+    return ours, evidence | {"studies": studies}, joined, " ".join(answer["sentence"] for answer in answers) + here
 
 
 def ledger(folder: Path, summary: dict, answers: dict[str, list[dict]] | None = None) -> list[dict]:

@@ -30,7 +30,7 @@ def test_a_claim_with_a_missing_half_is_partly_at_best():
 
 @pytest.mark.parametrize("base, found, verdict", [
     (ROW, ["reproduced", "reproduced"], "reproduced"), (ROW, ["contradicted"], "partly"), (GPU, ["contradicted"], "contradicted"),
-    (GPU, ["reproduced", "partly"], "partly")])
+    (GPU, ["reproduced", "partly"], "partly"), (GPU, ["reproduced"], "partly")])
 def test_studies_join_a_claim(base, found, verdict):
     _, evidence, joined, note = claims._with_studies("C9", base, [answer(f) for f in found])
     assert joined == verdict and note.startswith("S.")
