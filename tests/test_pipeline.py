@@ -70,7 +70,9 @@ def test_tiny_run_makes_everything(tiny):
         assert auto["n"] == 250 and len(auto["schedule"]["weights"]) == 5
     assert len(json.loads((tiny / "results/metrics/overhead.json").read_text())["rows"]) >= 8
     claims = json.loads((tiny / "results/claims.json").read_text())
-    assert [c["id"] for c in claims] == [f"C{k}" for k in range(1, 10)] + [f"Q{k}" for k in range(1, 11)]
+    found = [c["id"] for c in claims if c["id"].startswith("F")]
+    assert [c["id"] for c in claims] == [f"C{k}" for k in range(1, 10)] + [f"Q{k}" for k in range(1, 11)] + found
+    assert found == [f"F{k}" for k in range(1, len(found) + 1)] and found
     assert all(c["verdict"] in VERDICTS and {"file", "key"} <= set(c["evidence"]) for c in claims[:9])
     drawn = {p.stem for p in (tiny / "results/figures").glob("*.png")}
     for family in params["families"]:
