@@ -242,7 +242,7 @@ def test_paired_ratio():
     unpaired = sum(((c["high"] - c["low"]) / c["value"]) ** 2 for c in (a, b)) ** 0.5
     assert (half["high"] - half["low"]) / half["value"] < unpaired  # what the arms share cancels
     bias_off, (p, q) = distance_ratio(near, far, y, bias_off=True), (with_intervals(x, y)["fd_inf"]["value"] for x in (near, far))
-    assert bias_off["low"] < bias_off["value"] == pytest.approx(p / q, rel=1e-9) < bias_off["high"]
+    assert bias_off["value"] == pytest.approx(p / q, rel=1e-9) and bias_off["low"] < bias_off["value"] < bias_off["high"]
     assert bias_off["value"] < half["value"]  # the true distances are 0.5 ** 2 and 1, and the bias is common to both
     assert distance_ratio(y[:300], near, y, bias_off=True) is None  # no farther than its bias
     with pytest.raises(ValueError, match="paired ratio needs the same seeds"):
