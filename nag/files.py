@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -70,3 +71,10 @@ def read_json(path: Path) -> dict:
         return json.loads(Path(path).read_text())
     except ValueError as error:
         raise ValueError(f"{path} is truncated or no JSON ({error}): delete it and run `dvc repro` again") from error
+
+
+def entry(content: dict, key: str) -> Any:
+    """What stands in a results file under a key such as "none/shift_late"; raises KeyError if nothing does."""
+    for part in key.split("/"):
+        content = content[part]
+    return content

@@ -7,16 +7,10 @@ interval if it has one; `{quality-sit nag/fd/value divided by none/fd/value .2f}
 import re
 from pathlib import Path
 
-from nag.files import read_json
+from nag.files import entry, read_json
 from nag.paths import DATA
 
 FIELD = re.compile(r"\{(\S+) ([^{}]+?)(?: divided by ([^{}]+?))? ([+\d.]*[feg])\}")
-
-
-def _entry(content: dict, key: str) -> dict | float:
-    for part in key.split("/"):
-        content = content[part]
-    return content
 
 
 def findings(folder: Path, source: Path = DATA / "findings.md") -> list[dict]:
@@ -35,9 +29,9 @@ def findings(folder: Path, source: Path = DATA / "findings.md") -> list[dict]:
             content = read_json(folder / "metrics" / f"{file}.json")
             files.append(f"metrics/{file}.json")
             keys.extend(filter(None, [key, base]))
-            value = _entry(content, key)
+            value = entry(content, key)
             if base:
-                return format(value / _entry(content, base), form)
+                return format(value / entry(content, base), form)
             if not isinstance(value, dict):
                 return format(value, form)
             value, low, high = (format(value[end], form) for end in ("value", "low", "high"))

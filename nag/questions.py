@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from nag.files import read_json, write_json
+from nag.files import entry, read_json, write_json
 from nag.paths import DATA, ROOT
 
 STUDIES = ROOT / "studies" / "results"
@@ -26,9 +26,7 @@ def collect(folder: Path = STUDIES) -> dict[str, list[dict]]:
     for path in sorted((folder / "metrics").glob("*.json")):
         content = read_json(path)
         for name, answer in content.get("answers", {}).items():
-            value = content
-            for part in answer["key"].split("/"):
-                value = value[part]
+            entry(content, answer["key"])
             where = {"file": path.relative_to(ROOT).as_posix(),
                      "figure": (folder / answer["figure"]).relative_to(ROOT).as_posix()}
             found.setdefault(name.split(",")[0], []).append(answer | where)
@@ -43,10 +41,10 @@ def write_answers() -> None:
 def questions(answers: dict[str, list[dict]]) -> list[dict]:
     """Rows {id, statement, paper, ours, evidence: {file, key}, verdict, note, figures}, one for each of data/questions.json."""
     rows = []
-    for entry in read_json(DATA / "questions.json"):
-        mine = answers.get(entry["id"], [])
+    for question in read_json(DATA / "questions.json"):
+        mine = answers.get(question["id"], [])
         rows.append({
-            "id": entry["id"], "statement": entry["question"], "paper": "left open", "ours": None,
+            "id": question["id"], "statement": question["question"], "paper": "left open", "ours": None,
             "evidence": {name: "; ".join(answer[name] for answer in mine) for name in ("file", "key")},
             "verdict": "answered" if mine else OPEN, "note": " ".join(answer["sentence"] for answer in mine),
             "figures": [answer["figure"] for answer in mine]})
