@@ -198,10 +198,15 @@ def subsamples(features: Tensor, reference: Tensor, k: int = 3, resamples: int =
     return np.c_[_frechet_draws(features, reference, resamples, seed), np.array(found)]
 
 
+def stretch(n: int) -> float:
+    """How many times wider all n images scatter than random 80 % of them do about their own mean."""
+    size = int(KEEP * n)
+    return math.sqrt(size / (n - size))
+
+
 def jackknife(draws: np.ndarray, n: int) -> np.ndarray:
     """Standard error (...) for all n images of what was found on random 80 % of them, (resamples, ...) (Shao and Wu, 1989)."""
-    size = int(KEEP * n)
-    return draws.std(axis=0, ddof=1) * math.sqrt(size / (n - size))
+    return draws.std(axis=0, ddof=1) * stretch(n)
 
 
 def _without_bias(fd: float, draws: np.ndarray, n: int) -> float:
@@ -217,13 +222,13 @@ def _wilson(p: float, n: int) -> tuple[float, float]:
     return max(0.0, min(low, p)), min(1.0, max(high, p))  # at p = 0 and p = 1 a limit is p but for rounding
 
 
-def distance_ratio(features: Tensor, baseline: Tensor, reference: Tensor, resamples: int = 100, seed: int = 0,
-                   bias_off: bool = False) -> dict | None:
-    """Fréchet distance of one set over that of another made from the same N seeds: {"value", "low", "high", "n"}.
+def distance_ratios(features: Tensor, baseline: Tensor, reference: Tensor, resamples: int = 100,
+                    seed: int = 0) -> tuple[dict, dict | None]:
+    """Fréchet distance of one set over that of another made from the same N seeds, raw and with the finite-N bias off.
 
-    Paired: both are measured on the same subsamples of seeds, so what the arms share cancels (jackknife of log ratio). `bias_off`
-    takes the distances without their finite-N bias; None if one of these is not above zero. Raises ValueError for sets of other
-    sizes, and as `with_intervals` does.
+    Each is {"value", "low", "high", "n"}; the second is None if a distance without its bias is not above zero. Paired: both sets
+    are measured on the same subsamples of seeds, so what the arms share cancels (jackknife of the log ratio). Raises ValueError
+    for sets of other sizes, and as `with_intervals` does.
     """
     if len(features) != len(baseline):
         raise ValueError(f"{len(features)} and {len(baseline)} images: a paired ratio needs the same seeds in both")
@@ -232,14 +237,20 @@ def distance_ratio(features: Tensor, baseline: Tensor, reference: Tensor, resamp
         _check(x, reference, 3, False, keep=KEEP)
         whole.append(frechet(x, reference))
         draws.append(_frechet_draws(x, reference, resamples, seed))
-    error = jackknife(np.log(draws[0] / draws[1]), n)
-    if bias_off:
-        whole = [_without_bias(fd, drawn, n) for fd, drawn in zip(whole, draws, strict=True)]
-        if min(whole) <= 0:
-            return None
-        error = jackknife(draws[0] / whole[0] - draws[1] / whole[1], n)
-    value = whole[0] / whole[1]
-    return {"value": value, "low": value * math.exp(-Z95 * error), "high": value * math.exp(Z95 * error), "n": n}
+
+    def ratio(values: list[float], log_draws: np.ndarray) -> dict:
+        value, error = values[0] / values[1], jackknife(log_draws, n)
+        return {"value": value, "low": value * math.exp(-Z95 * error), "high": value * math.exp(Z95 * error), "n": n}
+
+    off = [_without_bias(fd, drawn, n) for fd, drawn in zip(whole, draws, strict=True)]
+    # a draw's own bias is larger than that of all N, but only its spread is used
+    linear = draws[0] / off[0] - draws[1] / off[1]
+    return ratio(whole, np.log(draws[0] / draws[1])), ratio(off, linear) if min(off) > 0 else None
+
+
+def distance_ratio(features: Tensor, baseline: Tensor, reference: Tensor, resamples: int = 100, seed: int = 0) -> dict:
+    """The raw one of `distance_ratios`."""
+    return distance_ratios(features, baseline, reference, resamples, seed)[0]
 
 
 def with_intervals(features: Tensor, reference: Tensor, k: int = 3, resamples: int = 100, seed: int = 0,

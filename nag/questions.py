@@ -23,7 +23,7 @@ def collect(folder: Path = STUDIES) -> dict[str, list[dict]]:
     Files and figures are relative to the repository. Raises KeyError for evidence that is not under its key.
     """
     found: dict[str, list[dict]] = {}
-    for path in sorted((folder / "metrics").glob("*.json")):
+    for path in sorted((folder / "metrics").glob("*.json"), key=lambda path: path.stem):
         content = read_json(path)
         for name, answer in content.get("answers", {}).items():
             entry(content, answer["key"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from nag import features, findings, questions
+from nag.claims import MEANING
 from nag.files import atomic, read_json
 from nag.paths import DATA, RESULTS, ROOT
 
@@ -97,8 +98,9 @@ def readme_tables(summary: dict, claims: list[dict]) -> str:
     def cell(x: dict, digits: int = 3) -> str:
         return f"{x['value']:.{digits}f} [{x['low']:.{digits}f}, {x['high']:.{digits}f}]"
 
-    lines = ["| network | arm | w_nag | CFG scale | NFE | Fréchet distance | same, bias off | KID × 1000 | precision | recall | "
+    lines = ["| network | arm | w_nag | CFG scale | NFE | Fréchet distance | bias off | KID × 1000 | precision | recall | "
              "late shift × 1000 |", "|---|---|---|---|---|---|---|---|---|---|---|"]
+    summary = {family: summary[family] for family in NAMES if family in summary}
     for family, arms in summary.items():
         for arm in ARMS:
             s = arms[arm]
@@ -110,9 +112,10 @@ def readme_tables(summary: dict, claims: list[dict]) -> str:
     lines += ["", "Distance relative to the unguided arm, beside the paper's FID ratios (other data, features and samplers):", "",
               "| | none | NAG | CFG | CFG + NAG |", "|---|---|---|---|---|"]
     ratios = {f"{NAMES[f]}, Fashion-MNIST, here": row for f, row in over_unguided(summary).items()}
-    for name, row in (ratios | {f"{m}, ImageNet 256, paper": r for m, r in paper_ratios().items()}).items():
+    for name, row in (ratios | {f"{m}, ImageNet 256, paper": r for m, r in sorted(paper_ratios().items(), reverse=True)}).items():
         lines.append(f"| {name} | " + " | ".join(f"{row[a]:.2f}" for a in ARMS) + " |")
-    lines += ["", "| claim | what the paper says | verdict here | evidence |", "|---|---|---|---|"]
+    lines += ["", f"The paper's claims, {MEANING}:", ""]
+    lines += ["| claim | what the paper says | verdict here | evidence |", "|---|---|---|---|"]
     for c in claims:
         own = [f"results/: `{c['evidence']['file']}`: `{c['evidence']['key']}`"] if c["evidence"]["file"] else []
         where = "; ".join(own + [f"`{s['file']}`: `{s['key']}`" for s in c["evidence"].get("studies", [])]) or "none"
@@ -122,9 +125,9 @@ def readme_tables(summary: dict, claims: list[dict]) -> str:
 
 def auto_table(found: dict[str, dict]) -> str:
     """Weights found by the estimator alone, beside the sweep's best, {family: contents of auto-FAMILY.json}."""
-    lines = ["| network | rule | w | cost: evaluations × images, seconds | distance over the best swept w | over unguided |",
+    lines = ["| network | rule | w | cost: network evaluations, seconds | distance over the best swept w | over unguided |",
              "|---|---|---|---|---|---|"]
-    for family, auto in found.items():
+    for family, auto in sorted(found.items(), reverse=True):
         for rule in ("mean", "spread", "schedule"):
             constant = rule != "schedule"
             w = f"{auto['constant'][rule]['w']:.2f}" if constant else "w(t), mean {:.2f}".format(
@@ -139,7 +142,7 @@ def auto_table(found: dict[str, dict]) -> str:
 
 def overhead_table(overhead: dict) -> str:
     """What every arm costs, from overhead.json."""
-    lines = ["| arm | NFE | time / unguided | memory / unguided | extra parameters | extra training, % of images |",
+    lines = ["| arm | NFE | time / unguided | memory / unguided | extra parameters | extra training, % of the network's images |",
              "|---|---|---|---|---|---|"]
     base = overhead["rows"][0]
     for row in overhead["rows"]:

@@ -51,25 +51,30 @@ def is_late(times: np.ndarray) -> np.ndarray:
 def noise_shift(sampled: np.ndarray, control: np.ndarray, times: np.ndarray, resamples: int = 1000, seed: int = 0) -> dict:
     """delta(t) and its late mean from estimated times of sampled (M, K) and control (M', K) states at `times` (K,).
 
-    Returns {"delta": {value, low, high: (K,)}, "late": {value, low, high}, "growth": ..., "draws": (resamples, K)}; 95 %
-    percentile bootstrap over images, both sets resampled. `late` is the mean of delta over 0 < t <= 0.2; `growth` is `late`
-    minus the mean over 0.4 <= t <= 0.9, positive if the shift grows towards the data. Equal seeds resample arms alike.
-    Raises ValueError if no time lies in these ranges or if shapes differ.
+    Returns {"delta": {value, low, high: (K,)}, "late", "middle", "growth", "spread": {value, low, high}, "draws":
+    (resamples, K)}; 95 % percentile bootstrap over images, both sets resampled. `late` and `middle` are the means of delta over
+    0 < t <= 0.2 and 0.4 <= t <= 0.9; `growth` is late minus middle, positive if the shift grows towards the data; `spread` is
+    how much more the level differs from image to image late in sampling than in the control (standard deviations). Equal seeds
+    resample arms alike. Raises ValueError if no time lies in these ranges or if shapes differ.
     """
     if sampled.shape[1] != len(times) or control.shape[1] != len(times):
         raise ValueError(f"estimates {sampled.shape} and {control.shape} must have one column per time ({len(times)})")
     late, middle = is_late(times), (times >= 0.4) & (times <= 0.9)
     if not (late.any() and middle.any()):
         raise ValueError(f"no time in (0, {LATE}] or in [0.4, 0.9]: use more steps")
-    delta = sampled.mean(0) - control.mean(0)
-    draws = (bootstrap(sampled, lambda a: a.mean(0), resamples, seed)
-             - bootstrap(control, lambda a: a.mean(0), resamples, seed + 1))
 
-    def growth(d: np.ndarray) -> np.ndarray:
-        return d[..., late].mean(-1) - d[..., middle].mean(-1)
+    def moments(levels: np.ndarray) -> np.ndarray:
+        return np.stack([levels.mean(0), levels.std(0, ddof=1)])
 
-    return {"delta": interval(delta, draws), "late": interval(delta[late].mean(), draws[:, late].mean(1)),
-            "growth": interval(growth(delta), growth(draws)), "draws": draws}
+    def mean_over(which: np.ndarray, moment: int = 0) -> dict:
+        return interval(excess[moment, which].mean(), draws[:, moment, which].mean(1))
+
+    excess = moments(sampled) - moments(control)
+    draws = bootstrap(sampled, moments, resamples, seed) - bootstrap(control, moments, resamples, seed + 1)
+    delta, of_delta = excess[0], draws[:, 0]
+    growth = interval(delta[late].mean() - delta[middle].mean(), of_delta[:, late].mean(1) - of_delta[:, middle].mean(1))
+    return {"delta": interval(delta, of_delta), "late": mean_over(late), "middle": mean_over(middle), "growth": growth,
+            "spread": mean_over(late, 1), "draws": of_delta}
 
 
 def late_ratio(shifted: dict, baseline: dict, times: np.ndarray) -> dict:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 from torch import Tensor
 
 from nag import checkpoint, data, metrics
@@ -79,8 +80,33 @@ def ratio(row: Row, baseline: Row, real: Tensor) -> dict:
     """
     if row["seeds"].tolist() != baseline["seeds"].tolist():
         raise ValueError("the two arms have other seeds: a paired ratio needs the same ones")
-    pair = torch.from_numpy(row["features"]), torch.from_numpy(baseline["features"])
-    return metrics.distance_ratio(*pair, real) | {"bias_off": metrics.distance_ratio(*pair, real, bias_off=True)}
+    raw, bias_off = metrics.distance_ratios(torch.from_numpy(row["features"]), torch.from_numpy(baseline["features"]), real)
+    return raw | {"bias_off": bias_off}
+
+
+def over_trainings(ratio: dict, spread: float, trainings: int) -> dict:
+    """A ratio whose interval over images is joined with the error of its logarithm over trainings.
+
+    `spread` is that error, one standard deviation, found from so many trainings (Student's t).
+    """
+    half = np.hypot(np.log(ratio["high"] / ratio["value"]), student.ppf(0.975, trainings - 1) * spread)
+    return ratio | {"low": float(ratio["value"] * np.exp(-half)), "high": float(ratio["value"] * np.exp(half))}
+
+
+def mean_ratio(ratios: Sequence[dict]) -> dict:
+    """Geometric mean over trainings of what `ratio` found for each, with its 95 % interval over trainings and images.
+
+    The interval is the wider of two, both of the logarithm: Student's t over the trainings, and the mean of their own over
+    images, which more trainings do not make narrower, as the same noise gives like images in all of them.
+    """
+    logs, k = np.log([found["value"] for found in ratios]), len(ratios)
+    half = np.mean([np.log(found["high"] / found["value"]) for found in ratios])
+    if k > 1:
+        half = max(half, student.ppf(0.975, k - 1) * logs.std(ddof=1) / k**0.5)
+    low, value, high = (float(np.exp(logs.mean() + end * half)) for end in (-1, 0, 1))
+    offs = [found.get("bias_off") for found in ratios]
+    return {"value": value, "low": low, "high": high, "n": sum(found["n"] for found in ratios),
+            "bias_off": mean_ratio(offs) if all(offs) else None}
 
 
 def control(row: Row, path: str, reader: Judge, images: int = 800) -> np.ndarray:
@@ -90,15 +116,20 @@ def control(row: Row, path: str, reader: Judge, images: int = 800) -> np.ndarray
 
 
 def shifts(rows: Mapping[str, Row], path: str, reader: Judge, resamples: int = 1000) -> dict[str, dict]:
-    """The late shift and its growth of every arm against forward states at its own times (`shift.noise_shift`)."""
+    """The noise shift of every arm against forward states at its own times (`shift.noise_shift`), of four times as many images.
+
+    At most 800: beyond that the control's error is small beside that of the arms.
+    """
     controls: dict[tuple, np.ndarray] = {}
     found = {}
     for name, row in rows.items():
-        grid = tuple(row["times"].tolist())
-        if grid not in controls:
-            controls[grid] = control(row, path, reader)
-        found[name] = noise_shift(row["levels"], controls[grid], row["times"], resamples)
+        images = min(800, 4 * len(row["levels"]))
+        key = *row["times"].tolist(), images
+        if key not in controls:
+            controls[key] = control(row, path, reader, images)
+        found[name] = noise_shift(row["levels"], controls[key], row["times"], resamples)
     return found
 
 
-__all__ = ["arm", "control", "judge", "key_of", "late_ratio", "quality", "ratio", "reference", "shifts"]
+__all__ = ["arm", "control", "judge", "key_of", "late_ratio", "mean_ratio", "over_trainings", "quality", "ratio", "reference",
+           "shifts"]

@@ -17,9 +17,17 @@ def answer(verdict, sentence="S."):
 
 
 @pytest.mark.parametrize("low, high, claimed, verdict", [
-    (0.1, 0.2, 1, "reproduced"), (-0.1, 0.2, 1, "partly"), (-0.2, -0.1, 1, "contradicted"), (-0.2, -0.1, -1, "reproduced")])
+    (0.1, 0.2, 1, "reproduced"), (-0.1, 0.2, 1, "not told apart"), (-0.2, -0.1, 1, "contradicted"),
+    (-0.2, -0.1, -1, "reproduced")])
 def test_a_verdict_is_no_stronger_than_its_interval(low, high, claimed, verdict):
     assert claims._sign({"low": low, "high": high}, claimed) == verdict
+
+
+@pytest.mark.parametrize("found, verdict", [
+    (["reproduced"] * 2, "reproduced"), (["contradicted"], "contradicted"), (["not told apart"] * 2, "partly"),
+    (["reproduced", "not told apart"], "partly"), (["reproduced", "contradicted"], "partly")])
+def test_a_claim_that_is_open_or_mixed_is_partly(found, verdict):
+    assert claims._worst(found) == verdict
 
 
 def test_a_claim_with_a_missing_half_is_partly_at_best():

@@ -11,7 +11,7 @@ from torch_fidelity import feature_extractor_inceptionv3, registry
 from nag import metrics
 from nag.data import to_float
 from nag.extractor import Extractor
-from nag.metrics import METRICS, distance_ratio, distances, extract_features, register_extractor, with_intervals
+from nag.metrics import METRICS, distance_ratio, distance_ratios, distances, extract_features, register_extractor, with_intervals
 
 
 def normal(n, d, seed, scale=1.0, shift=0.0):
@@ -241,10 +241,11 @@ def test_paired_ratio():
     assert half["value"] == pytest.approx(a["value"] / b["value"], rel=1e-9)
     unpaired = sum(((c["high"] - c["low"]) / c["value"]) ** 2 for c in (a, b)) ** 0.5
     assert (half["high"] - half["low"]) / half["value"] < unpaired  # what the arms share cancels
-    bias_off, (p, q) = distance_ratio(near, far, y, bias_off=True), (with_intervals(x, y)["fd_inf"]["value"] for x in (near, far))
+    (raw, bias_off), (p, q) = distance_ratios(near, far, y), (with_intervals(x, y)["fd_inf"]["value"] for x in (near, far))
+    assert raw == half
     assert bias_off["value"] == pytest.approx(p / q, rel=1e-9) and bias_off["low"] < bias_off["value"] < bias_off["high"]
     assert bias_off["value"] < half["value"]  # the true distances are 0.5 ** 2 and 1, and the bias is common to both
-    assert distance_ratio(y[:300], near, y, bias_off=True) is None  # no farther than its bias
+    assert distance_ratios(y[:300], near, y)[1] is None  # no farther than its bias
     with pytest.raises(ValueError, match="paired ratio needs the same seeds"):
         distance_ratio(near, far[:-1], y)
 

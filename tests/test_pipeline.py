@@ -44,7 +44,7 @@ def tiny(tmp_path_factory):
         part.update(images_seen=5120, warmup_steps=2, ema_decay=0.5)
     for part in params["tune"].values():
         part.update(w_values="1.0", cfg_values="1.5", joint_w_values="0.5", joint_cfg_values="1.5", n_images=250, trajectories=20)
-    params["sample"].update(n_images=250, steps=5, trajectories=20, compile=False, resamples=50,
+    params["sample"].update(n_images=250, steps=5, trajectories=20, reference_images=1000, compile=False, resamples=50,
                             sde_images=20, sde_steps=10)
     params["overhead"].update(n_images=8, steps=2, rounds=1)
     params["auto"].update(calibration_images=20, weights_tried="0.0, 2.0", n_images=250)

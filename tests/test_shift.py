@@ -56,8 +56,20 @@ def test_late_is_the_mean_over_the_last_fifth():
     np.testing.assert_allclose(shift["delta"]["value"], truth, atol=1e-12)
     assert LATE == 0.2
     assert shift["late"]["value"] == pytest.approx(0.1)
-    assert shift["growth"]["value"] == pytest.approx(0.1 - 0.2)  # late minus the mean over 0.4 to 0.9
+    assert shift["middle"]["value"] == pytest.approx(0.2)  # over 0.4 to 0.9
+    assert shift["growth"]["value"] == pytest.approx(0.1 - 0.2)
+    assert shift["spread"]["value"] == pytest.approx(0, abs=1e-12)
     assert shift["draws"].shape == (50, 9)
+
+
+def test_spread_is_the_excess_of_the_standard_deviation_over_images():
+    rng, times = np.random.default_rng(0), np.array([0.8, 0.5, 0.2, 0.1, 0.0])
+    control, wider = rng.normal(0, 0.1, (4000, 5)) + times, rng.normal(0, 0.15, (4000, 5)) + times
+    shift = noise_shift(wider, control, times, resamples=200)
+    error = ((0.1**2 + 0.15**2) / (2 * 4000) / 2) ** 0.5  # of a standard deviation s: s / sqrt(2 n); two late times
+    assert shift["spread"]["value"] == pytest.approx(0.05, abs=4 * error)
+    assert 2 < (shift["spread"]["high"] - shift["spread"]["low"]) / error < 6  # 95 %: 3.9 standard errors
+    assert shift["late"]["low"] < 0 < shift["late"]["high"]
 
 
 def test_late_ratio_compares_two_arms_resampled_alike():
