@@ -34,15 +34,17 @@ repro: setup ## run what is out of date, then compare with the committed numbers
 	@$(BIN)/dvc repro
 	@$(BIN)/python -m nag.results close
 
-# One worker a core, at most eight; a file stays in one worker. The longest come first, so that no core waits long at the end; last
-# comes the notebook that draws what the others wrote by hand.
+# One worker a core, at most eight; a file stays in one worker. The longest come first, so that no core waits long at the end. Notebook 7
+# comes when notebook 6 has left it the samples, and last the one that draws what the others wrote by hand.
 LONGEST := tests/test_imagenet.py tests/test_pipeline.py
+AFTER := notebooks/07_evaluate.ipynb
 LAST := notebooks/08_figures.ipynb
-FILES := $(filter-out $(LONGEST) $(LAST),$(wildcard notebooks/*.ipynb) $(wildcard tests/test_*.py))
+NOTEBOOKS := $(filter-out $(AFTER) $(LAST),$(wildcard notebooks/*.ipynb))
+TESTS := $(filter-out $(LONGEST),$(wildcard tests/test_*.py))
 test: setup ## unit and pipeline tests, and every notebook at its small defaults
 	@cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); workers=$$(( cores > 8 ? 8 : cores )); \
 	OMP_NUM_THREADS=$$(( cores / workers )) $(BIN)/pytest -q -n $$workers --dist loadfile --no-loadscope-reorder --run-slow \
-	  --nbval-lax --nbval-current-env $(LONGEST) $(FILES) $(LAST)
+	  --nbval-lax --nbval-current-env $(LONGEST) $(NOTEBOOKS) $(AFTER) $(TESTS) $(LAST)
 
 imagenet: setup ## the paper's scale on GPUs: see imagenet/README.md first
 	@$(BIN)/python -m nag.preflight imagenet/params.yaml

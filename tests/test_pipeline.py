@@ -42,6 +42,7 @@ def tiny(tmp_path_factory):
         family.update(SMALL_NETWORK)
     for part in (*params["estimator"].values(), params["extractor"]):
         part.update(images_seen=5120, warmup_steps=2, ema_decay=0.5)
+    params["extractor"].update(compared_images=1000)
     for part in params["tune"].values():
         part.update(w_values="1.0", cfg_values="1.5", joint_w_values="0.5", joint_cfg_values="1.5", n_images=250, trajectories=20)
     params["sample"].update(n_images=250, steps=5, trajectories=20, reference_images=1000, compile=False, resamples=50,
