@@ -48,14 +48,18 @@ def _shifts(folder: Path, summary: dict, key: str, arm: str = "none") -> dict:
     return ours
 
 
+def _shown(x: dict) -> str:
+    return f"{x['value']:.3g} [{x['low']:.3g}, {x['high']:.3g}]"
+
+
 def _listed(ours: dict) -> str:
-    return "; ".join(f"{name} {x['value']:.3g} [{x['low']:.3g}, {x['high']:.3g}]" for name, x in ours.items())
+    return "; ".join(f"{name} {_shown(x)}" for name, x in ours.items())
 
 
 def _each(ours: dict, claimed: int, bound: float = 0.0) -> tuple[str, str]:
     """The verdict over all entries, and a text that gives each its own."""
     verdicts = {name: _sign(x, claimed, bound) for name, x in ours.items()}
-    return _worst(list(verdicts.values())), "; ".join(f"{_listed({name: ours[name]})} {verdicts[name]}" for name in ours)
+    return _worst(list(verdicts.values())), "; ".join(f"{name} {_shown(x)} {verdicts[name]}" for name, x in ours.items())
 
 
 def _shifted(folder: Path, summary: dict) -> Row:
@@ -79,7 +83,7 @@ def _statement_1(folder: Path, summary: dict) -> Row:
     else:
         verdict = "partly" if toy["low"] <= 1 <= toy["high"] else "contradicted"
     return _number(toy), _evidence(["metrics/toy.json"], "statement_1"), verdict, (
-        f"measured shift over sqrt(t^2 + s^2) - t on an exact toy with alpha = 1, t >= 0.1: {_listed({'': toy}).strip()}; "
+        f"measured shift over sqrt(t^2 + s^2) - t on an exact toy with alpha = 1, t >= 0.1: {_shown(toy)}; "
         "reproduced if within 10 %; on SiT's path it is an approximation (notebook 00), DiT's was not tested")
 
 
@@ -87,11 +91,11 @@ def _reduces(folder: Path, summary: dict) -> Row:
     ours, before = _shifts(folder, summary, "late_ratio", "nag"), _shifts(folder, summary, "shift_late")
     shifted = {name: _sign(before[name], 1) == "reproduced" for name in ours}
     verdicts = {name: _sign(ours[name], -1, 1.0) if shifted[name] else OPEN for name in ours}
-    text = "; ".join(f"{_listed({name: ours[name]})} {verdicts[name]}" if shifted[name] else f"{name}: no late shift to reduce"
+    text = "; ".join(f"{name} {_shown(ours[name])} {verdicts[name]}" if shifted[name] else f"{name}: no late shift to reduce"
                      for name in ours)
     middle, guided = _shifts(folder, summary, "middle"), _shifts(folder, summary, "middle", "nag")
     text += "; over 0.4 <= t <= 0.9 the shift goes from " + "; ".join(
-        f"{_listed({name: middle[name]})} to {_listed({'': guided[name]}).strip()}" for name in ours)
+        f"{name} {_shown(middle[name])} to {_shown(guided[name])}" for name in ours)
     return ours, _evidence(_of_each(summary, "shift"), "nag/late_ratio", "sde-nag/late_ratio", "nag/middle"), _worst(
         list(verdicts.values())), f"|late shift| (0 < t <= 0.2) with NAG over that without: {text}"
 
