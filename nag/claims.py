@@ -169,8 +169,15 @@ def _with_studies(claim: str, row: Row, answers: list[dict]) -> Row:
     return ours, evidence | {"studies": studies}, joined, " ".join(answer["sentence"] for answer in answers) + here
 
 
+def _in_brief(note: str, answers: list[dict]) -> str:
+    """A claim's note with the studies' answers in brief."""
+    for answer in answers:
+        note = note.replace(answer["sentence"], answer["brief"])
+    return note
+
+
 def ledger(folder: Path, summary: dict, answers: dict[str, list[dict]] | None = None) -> list[dict]:
-    """Rows {id, statement, paper, ours, evidence: {file, key}, verdict, note}, one per claim of data/paper_claims.json.
+    """Rows {id, statement, paper, ours, evidence: {file, key}, verdict, note, brief}, one per claim of data/paper_claims.json.
 
     `answers` are those of nag.questions. Files of evidence are relative to the results folder, those of studies to the
     repository. Raises KeyError for a claim without a judge, FileNotFoundError for missing evidence.
@@ -178,6 +185,8 @@ def ledger(folder: Path, summary: dict, answers: dict[str, list[dict]] | None = 
     rows = []
     for claim in read_json(DATA / "paper_claims.json"):
         row = JUDGES[claim["id"]](folder, summary)
-        ours, evidence, verdict, note = _with_studies(claim["id"], row, (answers or {}).get(claim["id"], []))
-        rows.append({**claim, "ours": ours, "evidence": evidence, "verdict": verdict, "note": note})
+        mine = (answers or {}).get(claim["id"], [])
+        ours, evidence, verdict, note = _with_studies(claim["id"], row, mine)
+        rows.append({**claim, "ours": ours, "evidence": evidence, "verdict": verdict, "note": note,
+                     "brief": _in_brief(note, mine)})
     return rows

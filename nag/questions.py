@@ -18,9 +18,10 @@ OPEN = "not run yet"
 
 
 def collect(folder: Path = STUDIES) -> dict[str, list[dict]]:
-    """{id of a question or claim: [{"sentence", "key", "file", "figure", maybe "verdict"}, ...]} from a folder of study results.
+    """{id of a question or claim: [{"sentence", "brief", "key", "file", "figure", maybe "verdict"}, ...]} of a folder of results.
 
-    Files and figures are relative to the repository. Raises KeyError for evidence that is not under its key.
+    "sentence" is the answer with its numbers and intervals, "brief" what of it a table has room for. Files and figures are
+    relative to the repository. Raises KeyError for evidence that is not under its key.
     """
     found: dict[str, list[dict]] = {}
     for path in sorted((folder / "metrics").glob("*.json"), key=lambda path: path.stem):
@@ -39,7 +40,7 @@ def write_answers() -> None:
 
 
 def questions(answers: dict[str, list[dict]]) -> list[dict]:
-    """Rows {id, statement, paper, ours, evidence: {file, key}, verdict, note, figures}, one for each of data/questions.json."""
+    """Rows {id, statement, paper, ours, evidence: {file, key}, verdict, note, brief, figures} of data/questions.json."""
     rows = []
     for question in read_json(DATA / "questions.json"):
         mine = answers.get(question["id"], [])
@@ -47,16 +48,17 @@ def questions(answers: dict[str, list[dict]]) -> list[dict]:
             "id": question["id"], "statement": question["question"], "paper": "left open", "ours": None,
             "evidence": {name: "; ".join(answer[name] for answer in mine) for name in ("file", "key")},
             "verdict": "answered" if mine else OPEN, "note": " ".join(answer["sentence"] for answer in mine),
+            "brief": " ".join(answer["brief"] for answer in mine),
             "figures": [answer["figure"] for answer in mine]})
     return rows
 
 
 def table(rows: list[dict]) -> str:
-    """The questions and their answers as Markdown."""
+    """The questions and their answers in brief as Markdown."""
     lines = ["| question | answer | figure |", "|---|---|---|"]
     for row in rows:
         figures = ", ".join(f"[{Path(figure).stem}]({figure})" for figure in row["figures"])
-        answer = row["note"].replace("|", "&#124;") or f"*{OPEN}*"
+        answer = row["brief"].replace("|", "&#124;") or f"*{OPEN}*"
         lines.append(f"| {row['id']}. {row['statement']} | {answer} | {figures or '–'} |")
     return "\n".join(lines)
 

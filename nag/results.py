@@ -119,7 +119,7 @@ def readme_tables(summary: dict, claims: list[dict]) -> str:
     for c in claims:
         own = [f"results/: `{c['evidence']['file']}`: `{c['evidence']['key']}`"] if c["evidence"]["file"] else []
         where = "; ".join(own + [f"`{s['file']}`: `{s['key']}`" for s in c["evidence"].get("studies", [])]) or "none"
-        lines.append(f"| {c['id']} | {c['statement']} | **{c['verdict']}**: {c['note'].replace('|', '&#124;')} | {where} |")
+        lines.append(f"| {c['id']} | {c['statement']} | **{c['verdict']}**: {c['brief'].replace('|', '&#124;')} | {where} |")
     return "\n".join(lines)
 
 

@@ -20,8 +20,8 @@ from nag.extractor import Extractor
 from nag.generate import SampleConfig, code_version, load_arrays, sample, save_arrays
 from nag.guidance import Term
 from nag.models import DiT
-from nag.paths import WEIGHTS
-from nag.shift import estimated_times, forward_states, late_ratio, noise_shift
+from nag.paths import ROOT, WEIGHTS
+from nag.shift import estimated_times, forward_states, noise_shift
 
 Judge = Callable[[Tensor], Tensor]
 Row = dict[str, np.ndarray]
@@ -44,6 +44,11 @@ def key_of(**settings: object) -> str:
     extractor = checkpoint.sha256(WEIGHTS / "extractor.safetensors")
     made = json.dumps(settings, sort_keys=True, default=str), code_version(), extractor, torch.__version__
     return hashlib.sha256(repr(made).encode()).hexdigest()[:16]
+
+
+def code_of(*modules: str) -> list[str]:
+    """Short hashes of modules of `nag` that decide an arm's numbers beside the sampling code, for its key."""
+    return [checkpoint.sha256(ROOT / "nag" / f"{module}.py")[:12] for module in modules]
 
 
 def arm(path: Path, key: str, net: DiT, terms: Sequence[Term], config: SampleConfig, reader: Judge | None = None,
@@ -129,7 +134,3 @@ def shifts(rows: Mapping[str, Row], path: str, reader: Judge, resamples: int = 1
             controls[key] = control(row, path, reader, images)
         found[name] = noise_shift(row["levels"], controls[key], row["times"], resamples)
     return found
-
-
-__all__ = ["arm", "control", "judge", "key_of", "late_ratio", "mean_ratio", "over_trainings", "quality", "ratio", "reference",
-           "shifts"]

@@ -13,7 +13,8 @@ GPU = (None, {"file": "", "key": ""}, "needs GPUs", "why")
 
 
 def answer(verdict, sentence="S."):
-    return {"verdict": verdict, "sentence": sentence, "file": "studies/results/metrics/b.json", "key": "m/n", "figure": "f.png"}
+    return {"verdict": verdict, "sentence": sentence, "brief": "B.", "file": "studies/results/metrics/b.json", "key": "m/n",
+            "figure": "f.png"}
 
 
 @pytest.mark.parametrize("low, high, claimed, verdict", [
@@ -43,6 +44,7 @@ def test_studies_join_a_claim(base, found, verdict):
     _, evidence, joined, note = claims._with_studies("C9", base, [answer(f) for f in found])
     assert joined == verdict and note.startswith("S.")
     assert ("needs GPUs" in note) == (base is GPU)
+    assert claims._in_brief(note, [answer(f) for f in found]) == note.replace("S.", "B.")
     assert evidence["studies"] == [{"file": "studies/results/metrics/b.json", "key": "m/n"}] * len(found)
 
 
@@ -56,7 +58,7 @@ def test_answers_are_gathered_with_their_evidence(tmp_path, monkeypatch):
     monkeypatch.setattr(questions, "ROOT", tmp_path)
     folder = tmp_path / "studies/results"
     for name, value in (("a", 1), ("b", 2)):
-        one = {"sentence": f"It is {value}.", "key": "part/number", "figure": "figures/x.png"}
+        one = {"sentence": f"It is {value}.", "brief": f"{value}!", "key": "part/number", "figure": "figures/x.png"}
         study(folder, name, {"part": {"number": value}, "answers": {"Q3, other" if name == "b" else "Q3": one}})
     study(folder, "train-net", {"loss": 0.1})
     found = questions.collect(folder)
@@ -64,7 +66,7 @@ def test_answers_are_gathered_with_their_evidence(tmp_path, monkeypatch):
     rows = {row["id"]: row for row in questions.questions(found)}
     assert rows["Q3"]["note"] == "It is 1. It is 2." and rows["Q3"]["verdict"] == "answered"
     assert rows["Q4"]["verdict"] == questions.OPEN and rows["Q4"]["note"] == ""
-    assert "| It is 1. It is 2. | [x](studies/results/figures/x.png)" in questions.table(list(rows.values()))
+    assert "| 1! 2! | [x](studies/results/figures/x.png)" in questions.table(list(rows.values()))
     study(folder, "c", {"answers": {"Q1": {"sentence": "", "key": "gone", "figure": "f"}}})
     with pytest.raises(KeyError, match="gone"):
         questions.collect(folder)
