@@ -150,10 +150,11 @@ JUDGES = {
 WITHOUT_STUDY = {"C6": "the half about domain guidance (DoG) is not measured here"}
 
 
-def _with_studies(claim: str, row: Row, answers: list[dict]) -> Row:
+def _with_studies(claim: str, row: Row, answers: list[dict], words: str = "sentence") -> Row:
     """A claim's row with what the studies found about it (nag.questions); without a needed study it is partly at best.
 
-    So is a claim about released models or the paper's data sets, of which a study in small shows a part.
+    So is a claim about released models or the paper's data sets, of which a study in small shows a part. `words` is which of
+    an answer's texts stands in the note, "sentence" or "brief".
     """
     ours, evidence, verdict, note = row
     if not answers:
@@ -166,14 +167,7 @@ def _with_studies(claim: str, row: Row, answers: list[dict]) -> Row:
     here = f" That is in small; {note}, which needs GPUs (imagenet/README.md)." if small else f" {note}."
     studies = [{name: answer[name] for name in ("file", "key")} for answer in answers]
     joined = "partly" if small and joined == "reproduced" else joined
-    return ours, evidence | {"studies": studies}, joined, " ".join(answer["sentence"] for answer in answers) + here
-
-
-def _in_brief(note: str, answers: list[dict]) -> str:
-    """A claim's note with the studies' answers in brief."""
-    for answer in answers:
-        note = note.replace(answer["sentence"], answer["brief"])
-    return note
+    return ours, evidence | {"studies": studies}, joined, " ".join(answer[words] for answer in answers) + here
 
 
 def ledger(folder: Path, summary: dict, answers: dict[str, list[dict]] | None = None) -> list[dict]:
@@ -187,6 +181,6 @@ def ledger(folder: Path, summary: dict, answers: dict[str, list[dict]] | None = 
         row = JUDGES[claim["id"]](folder, summary)
         mine = (answers or {}).get(claim["id"], [])
         ours, evidence, verdict, note = _with_studies(claim["id"], row, mine)
-        rows.append({**claim, "ours": ours, "evidence": evidence, "verdict": verdict, "note": note,
-                     "brief": _in_brief(note, mine)})
+        brief = _with_studies(claim["id"], row, mine, "brief")[-1]
+        rows.append({**claim, "ours": ours, "evidence": evidence, "verdict": verdict, "note": note, "brief": brief})
     return rows

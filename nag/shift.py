@@ -77,19 +77,16 @@ def noise_shift(sampled: np.ndarray, control: np.ndarray, times: np.ndarray, res
             "spread": mean_over(late, 1), "draws": of_delta}
 
 
-def read_at(shift: dict, times: np.ndarray, t: float) -> dict:
-    """delta of `noise_shift` at one t in [min, max] of `times` (K,), linear between its neighbours: {value, low, high}.
+def read_at(shift: dict, times: np.ndarray, t: float) -> tuple[float, np.ndarray]:
+    """delta of `noise_shift` at one t in [min, max] of `times` (K,), linear between its neighbours, and its draws (resamples,).
 
     So that other grids and numbers of steps are read at the same place. Raises ValueError if t lies outside.
     """
     order = np.argsort(times)
     if not times[order[0]] <= t <= times[order[-1]]:
         raise ValueError(f"t = {t:g} is not between two states of this grid, {times[order[0]]:g} to {times[order[-1]]:g}")
-    above = max(1, np.searchsorted(times[order], t))
-    low, high = order[above - 1], order[above]
-    part = (t - times[low]) / (times[high] - times[low])
-    value, draws = ((1 - part) * delta[..., low] + part * delta[..., high] for delta in (shift["delta"]["value"], shift["draws"]))
-    return interval(value, draws)
+    value, *draws = (np.interp(t, times[order], delta[order]) for delta in (shift["delta"]["value"], *shift["draws"]))
+    return value, np.array(draws)
 
 
 def late_ratio(shifted: dict, baseline: dict, times: np.ndarray) -> dict:

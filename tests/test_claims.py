@@ -44,7 +44,7 @@ def test_studies_join_a_claim(base, found, verdict):
     _, evidence, joined, note = claims._with_studies("C9", base, [answer(f) for f in found])
     assert joined == verdict and note.startswith("S.")
     assert ("needs GPUs" in note) == (base is GPU)
-    assert claims._in_brief(note, [answer(f) for f in found]) == note.replace("S.", "B.")
+    assert claims._with_studies("C9", base, [answer(f) for f in found], "brief")[-1] == note.replace("S.", "B.")
     assert evidence["studies"] == [{"file": "studies/results/metrics/b.json", "key": "m/n"}] * len(found)
 
 

@@ -7,7 +7,17 @@ import torch
 from nag.grids import uniform
 from nag.interpolant import add_noise
 from nag.rng import ImageNoise
-from nag.shift import LATE, bootstrap, energy_residual, estimated_times, forward_states, late_ratio, noise_shift, read_at
+from nag.shift import (
+    LATE,
+    bootstrap,
+    energy_residual,
+    estimated_times,
+    forward_states,
+    interval,
+    late_ratio,
+    noise_shift,
+    read_at,
+)
 
 TIMES = uniform(20)  # 1, 0.95 ... 0.05, 0
 BLACK = torch.zeros(150, 1, 16, 16)  # of these images x_t = t eps, so the noise level is the root mean square
@@ -68,8 +78,8 @@ def test_a_shift_is_read_between_two_states_and_nowhere_else():
     control = np.random.default_rng(0).normal(size=(30, 1)) + times
     shift = noise_shift(control + truth, control, times, resamples=50)
     for t in (0.0, 0.1, 0.2, 0.55, 1.0):
-        assert read_at(shift, times, t)["value"] == pytest.approx(0.3 - 0.2 * t)
-    between, ends = read_at(shift, times, 0.55), [{k: v[k_at] for k, v in shift["delta"].items()} for k_at in (1, 2)]
+        assert interval(*read_at(shift, times, t))["value"] == pytest.approx(0.3 - 0.2 * t)
+    between, ends = interval(*read_at(shift, times, 0.55)), [{k: v[k_at] for k, v in shift["delta"].items()} for k_at in (1, 2)]
     assert between["low"] == pytest.approx(np.mean([end["low"] for end in ends]))  # one constant per image: draws move together
     with pytest.raises(ValueError, match="not between two states"):
         read_at(shift, times[:-1], 0.05)
