@@ -69,3 +69,18 @@ def test_the_description_names_everything(monkeypatch):
 @pytest.mark.gpu
 def test_a_gpu_is_preferred():
     assert device.best_device().type == "cuda"
+
+
+def test_freed_memory_is_kept_and_not_faulted_in_again():
+    resource = pytest.importorskip("resource")
+    if not device.keep_freed_memory():
+        pytest.skip("no glibc here")
+
+    def faults(size=2**24):  # 64 MiB, 16,384 pages
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(4):
+            torch.empty(size).fill_(1)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults()
+    assert faults() < 1000 < faults(2**27)  # blocks beyond the bound still go back to the system
