@@ -1,10 +1,11 @@
 """What the studies answer: the questions that the paper leaves open, and the claims that need a study.
 
 Every study's notebook composes its sentences from its own numbers and writes them beside those; here they are only gathered, into
-studies/answers.json, so that the main pipeline can read them without depending on hours of study.
+studies/answers.json, so that the main pipeline can read them without depending on hours of study. Its own part is `automatic`.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -15,6 +16,7 @@ from nag.paths import DATA, ROOT
 STUDIES = ROOT / "studies" / "results"
 ANSWERS = ROOT / "studies" / "answers.json"
 OPEN = "not run yet"
+RULES = ("mean", "spread", "schedule")  # of nag.autoweight
 
 
 def collect(folder: Path = STUDIES) -> dict[str, list[dict]]:
@@ -37,6 +39,21 @@ def collect(folder: Path = STUDIES) -> dict[str, list[dict]]:
 def write_answers() -> None:
     """Gather the studies' answers into studies/answers.json."""
     write_json(ANSWERS, collect())
+
+
+def automatic(title: str, found: dict) -> dict[str, str]:
+    """Question 10 for the network called `title`, {"sentence", "brief"}, from the contents of its auto-FAMILY.json."""
+    over = {rule: found["distance_over"][rule] for rule in RULES}
+    near = [rule for rule in RULES if found["within_5_percent"][rule]["surely"]]
+    helping = [rule for rule in RULES if over[rule]["none"]["high"] < 1]
+
+    def listed(shown: Callable[[dict], str]) -> str:
+        return ", ".join(f"{shown(over[rule]['best of sweep'])} by the {rule} rule" for rule in RULES)
+
+    told = f"; within 5 % for sure: {', '.join(near) or 'none'}; surely better than no guidance: {', '.join(helping) or 'none'}."
+    start = f"{title}, w from the estimator alone: distance over that of the best swept w "
+    return {"brief": start + listed(lambda ratio: f"{ratio['value']:.2f}") + told,
+            "sentence": f"{start}{listed(lambda r: '{value:.2f} [{low:.2f}, {high:.2f}]'.format(**r))}, N = {found['n']}{told}"}
 
 
 def questions(answers: dict[str, list[dict]]) -> list[dict]:
