@@ -1,6 +1,7 @@
 """The claims ledger: each claim of the paper, our evidence by file and key, and a verdict computed from its interval.
 
 Evidence is text: file names and keys, each list joined by "; ", every key being in every file; that of studies stands apart.
+Of a question (nag.questions) the two lists run in parallel.
 """
 
 from pathlib import Path

@@ -43,17 +43,22 @@ def write_answers() -> None:
 
 def automatic(title: str, found: dict) -> dict[str, str]:
     """Question 10 for the network called `title`, {"sentence", "brief"}, from the contents of its auto-FAMILY.json."""
-    over = {rule: found["distance_over"][rule] for rule in RULES}
-    near = [rule for rule in RULES if found["within_5_percent"][rule]["surely"]]
-    helping = [rule for rule in RULES if over[rule]["none"]["high"] < 1]
+    over, near, schedule = found["distance_over"], found["within_5_percent"], found["schedule"]["weights"]
+    w = {rule: found["constant"][rule]["w"] for rule in RULES[:2]} | {RULES[2]: sum(schedule) / len(schedule)}
 
-    def listed(shown: Callable[[dict], str]) -> str:
-        return ", ".join(f"{shown(over[rule]['best of sweep'])} by the {rule} rule" for rule in RULES)
+    def named(chosen: Callable[[str], bool]) -> str:
+        return ", ".join(rule for rule in RULES if chosen(rule)) or "none"
 
-    told = f"; within 5 % for sure: {', '.join(near) or 'none'}; surely better than no guidance: {', '.join(helping) or 'none'}."
-    start = f"{title}, w from the estimator alone: distance over that of the best swept w "
-    return {"brief": start + listed(lambda ratio: f"{ratio['value']:.2f}") + told,
-            "sentence": f"{start}{listed(lambda r: '{value:.2f} [{low:.2f}, {high:.2f}]'.format(**r))}, N = {found['n']}{told}"}
+    def listed(shown: str) -> str:
+        return ", ".join(f"{shown.format(**over[rule]['best of sweep'])} by the {rule} rule "
+                         f"({f'w = {w[rule]:.2f}' if w[rule] else 'no guidance'})" for rule in RULES)
+
+    start = f"{title}, w from the estimator alone: distance over that of the w that a sweep chose ({found['swept']:g}) "
+    told = (f"; within 5 % for sure: {named(lambda rule: near[rule]['surely'])}, surely not: "
+            f"{named(lambda rule: near[rule]['surely not'])}; surely better than no guidance: "
+            f"{named(lambda rule: over[rule]['none']['high'] < 1)}.")
+    return {"brief": start + listed("{value:.2f}") + told,
+            "sentence": f"{start}{listed('{value:.2f} [{low:.2f}, {high:.2f}]')}, N = {found['n']}{told}"}
 
 
 def questions(answers: dict[str, list[dict]]) -> list[dict]:
@@ -91,7 +96,7 @@ def stages(folder: Path = STUDIES.parent) -> str:
         body = body.get("do", body)
         notebook = re.search(r"notebooks/(\w+)\.ipynb", body["cmd"])[1]
         drawn = [path for out in body["outs"] if (path := next(iter(out))).endswith(".png")]
-        paths = [path.replace("${key}", key) for path in drawn for key in keys]
+        paths = [re.sub(r"\$\{(key|item)\}", str(key), path) for path in drawn for key in keys]
         found = ", ".join(f"[{Path(path).stem}]({path})" for path in paths if (folder.parent / path).is_file())
         lines.append(f"| {body['desc']} | [{notebook}](notebooks/{notebook}.ipynb) | studies/dvc.yaml:{name} | "
                      f"{found or ('*not run yet*' if drawn else '–')} |")

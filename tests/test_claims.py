@@ -73,15 +73,20 @@ def test_answers_are_gathered_with_their_evidence(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("high, surely, near, helping", [
-    (0.9, False, "none", "spread"), (1.1, True, "mean, spread, schedule", "none")])
+    (0.9, False, "none, surely not: mean, spread, schedule", "spread"),
+    (1.1, True, "mean, spread, schedule, surely not: none", "none")])
 def test_the_automatic_weights_answer_is_no_stronger_than_its_intervals(high, surely, near, helping):
     one = {"value": 1.0, "low": 1.0, "high": 1.0}
     over = {rule: {"best of sweep": {"value": 1.3, "low": 1.1, "high": 1.5}, "none": one} for rule in questions.RULES}
     over["spread"]["none"] = {"value": 0.85, "low": 0.8, "high": high}
-    near_of = {rule: {"surely": surely} for rule in questions.RULES}
-    found = questions.automatic("Net", {"distance_over": over, "within_5_percent": near_of, "n": 7})
-    assert found["sentence"].startswith("Net, ") and "1.30 [1.10, 1.50] by the mean rule" in found["sentence"]
+    near_of = {rule: {"surely": surely, "surely not": not surely} for rule in questions.RULES}
+    found = questions.automatic("Net", {
+        "distance_over": over, "within_5_percent": near_of, "n": 7, "swept": 3.0, "schedule": {"weights": [0.5, 0.25, 0.0]},
+        "constant": {"mean": {"w": 0.0}, "spread": {"w": 0.24}}})
+    assert "1.30 [1.10, 1.50] by the mean rule (no guidance), 1.30 [1.10, 1.50] by the spread" in found["sentence"]
+    assert "1.30 by the schedule rule (w = 0.25)" in found["brief"]
     for text in found.values():
+        assert text.startswith("Net, ") and "(3)" in text
         assert text.endswith(f"within 5 % for sure: {near}; surely better than no guidance: {helping}.")
 
 
