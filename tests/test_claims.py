@@ -118,11 +118,14 @@ def test_the_table_of_studies_links_the_figures_that_are_there(tmp_path):
     stage = {"desc": "What.", "cmd": "x notebooks/20_a.ipynb y", "outs": [
         {"studies/results/figures/a-${key}.png": {"cache": False}}, {"studies/results/figures/a-${key}.svg": {"cache": False}}]}
     plain = stage | {"cmd": "notebooks/21_b.ipynb", "outs": [{"studies/results/figures/b.png": {"cache": False}}]}
-    write_json(tmp_path / "studies/dvc.yaml", {"stages": {"a": {"foreach": "${deep.kinds}", "do": stage}, "b": plain}})
-    write_json(tmp_path / "studies/params.yaml", {"deep": {"kinds": {"x": {}, "y": {}}}})
+    listed = {"foreach": "${c.kinds}", "do": json.loads(json.dumps(stage).replace("${key}", "${item}"))}
+    write_json(tmp_path / "studies/dvc.yaml", {"stages": {
+        "a": {"foreach": "${deep.kinds}", "do": stage}, "b": plain, "c": listed}})
+    write_json(tmp_path / "studies/params.yaml", {"deep": {"kinds": {"x": {}, "y": {}}}, "c": {"kinds": ["y", "z"]}})
     figure = tmp_path / "studies/results/figures/a-y.png"
     figure.parent.mkdir(parents=True)
     figure.touch()
     assert questions.stages(tmp_path / "studies").splitlines()[2:] == [
         "| What. | [20_a](notebooks/20_a.ipynb) | studies/dvc.yaml:a | [a-y](studies/results/figures/a-y.png) |",
-        "| What. | [21_b](notebooks/21_b.ipynb) | studies/dvc.yaml:b | *not run yet* |"]
+        "| What. | [21_b](notebooks/21_b.ipynb) | studies/dvc.yaml:b | *not run yet* |",
+        "| What. | [20_a](notebooks/20_a.ipynb) | studies/dvc.yaml:c | [a-y](studies/results/figures/a-y.png) |"]
