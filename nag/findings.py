@@ -1,23 +1,25 @@
 """What was found beyond the claims: the sentences of data/findings.md with numbers from the results, each a row of the ledger.
 
 `{shift-sit sde-none/shift_late +.4f}` is the entry under that key of results/metrics/shift-sit.json in that format, with its
-interval if it has one; `{quality-sit nag/fd/value divided by none/fd/value .2f}` is a ratio of two numbers.
+interval if it has one; `{quality-sit nag/fd/value divided by none/fd/value .2f}` is a ratio of two numbers; a file called
+`studies:NAME` is studies/results/metrics/NAME.json.
 """
 
 import re
 from pathlib import Path
 
 from nag.files import entry, read_json
-from nag.paths import DATA
+from nag.paths import DATA, ROOT
 
+STUDIES = ROOT / "studies" / "results"
 FIELD = re.compile(r"\{(\S+) ([^{}]+?)(?: divided by ([^{}]+?))? ([+\d.]*[feg])\}")
 
 
 def findings(folder: Path, source: Path = DATA / "findings.md") -> list[dict]:
     """Rows {id, statement, paper, ours, evidence: {file, key}, verdict, note}, one for each bullet of `source`.
 
-    Evidence is relative to the results folder, or else a notebook's name. Raises KeyError for a key that a file has not,
-    FileNotFoundError for a missing file.
+    Evidence is relative to the results folder, that of studies to the repository, or else a notebook's name. Raises KeyError
+    for a key that a file has not, FileNotFoundError for a missing file.
     """
     rows = []
     for bullet in source.read_text(encoding="utf-8").split("\n* ")[1:]:
@@ -26,8 +28,10 @@ def findings(folder: Path, source: Path = DATA / "findings.md") -> list[dict]:
 
         def shown(field: re.Match, files: list = files, keys: list = keys) -> str:
             file, key, base, form = field.groups()
-            content = read_json(folder / "metrics" / f"{file}.json")
-            files.append(f"metrics/{file}.json")
+            stem = file.removeprefix("studies:")
+            of_study = stem != file
+            content = read_json((STUDIES if of_study else folder) / "metrics" / f"{stem}.json")
+            files.append("studies/results/" * of_study + f"metrics/{stem}.json")
             keys.extend(filter(None, [key, base]))
             value = entry(content, key)
             if base:

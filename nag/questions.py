@@ -50,26 +50,32 @@ def automatic(title: str, found: dict) -> dict[str, str]:
         return ", ".join(rule for rule in RULES if chosen(rule)) or "none"
 
     def listed(shown: str) -> str:
-        return ", ".join(f"{shown.format(**over[rule]['best of sweep'])} by the {rule} rule "
-                         f"({f'w = {w[rule]:.2f}' if w[rule] else 'no guidance'})" for rule in RULES)
+        finds = {rule: f"finds {'a mean w' if rule == RULES[2] else 'w'} of {w[rule]:.2f}" if w[rule] else
+                 "finds no guidance" for rule in RULES}
+        return ", ".join(f"{rule} {finds[rule]} ({shown.format(**over[rule]['best of sweep'])})" for rule in RULES)
 
-    start = f"{title}, w from the estimator alone: distance over that of the w that a sweep chose ({found['swept']:g}) "
-    told = (f"; within 5 % for sure: {named(lambda rule: near[rule]['surely'])}, surely not: "
-            f"{named(lambda rule: near[rule]['surely not'])}; surely better than no guidance: "
-            f"{named(lambda rule: over[rule]['none']['high'] < 1)}.")
+    start = (f"{title}, rules that need the estimator alone, and the distance over that of the w = {found['swept']:g} that a sweep "
+             "chose: ")
+    told = (f". Surely better than no guidance: {named(lambda rule: over[rule]['none']['high'] < 1)}; surely within 5 % of the "
+            f"sweep: {named(lambda rule: near[rule]['surely'])}; surely not: {named(lambda rule: near[rule]['surely not'])}.")
     return {"brief": start + listed("{value:.2f}") + told,
-            "sentence": f"{start}{listed('{value:.2f} [{low:.2f}, {high:.2f}]')}, N = {found['n']}{told}"}
+            "sentence": start + listed("{value:.2f} [{low:.2f}, {high:.2f}]") + f", N = {found['n']}{told}"}
 
 
-def questions(answers: dict[str, list[dict]]) -> list[dict]:
-    """Rows {id, statement, paper, ours, evidence: {file, key}, verdict, note, brief, figures} of data/questions.json."""
+def questions(answers: dict[str, list[dict]], own: dict[str, list[dict]] | None = None) -> list[dict]:
+    """Rows {id, statement, paper, ours, evidence: {file, key}, verdict, note, brief, figures} of data/questions.json.
+
+    `own` are answers of the main pipeline; they are a part where a study's are not there.
+    """
     rows = []
     for question in read_json(DATA / "questions.json"):
-        mine = answers.get(question["id"], [])
+        part, studied = (found.get(question["id"], []) for found in (own or {}, answers))
+        mine = part + studied
         rows.append({
             "id": question["id"], "statement": question["question"], "paper": "left open", "ours": None,
             "evidence": {name: "; ".join(answer[name] for answer in mine) for name in ("file", "key")},
-            "verdict": "answered" if mine else OPEN, "note": " ".join(answer["sentence"] for answer in mine),
+            "verdict": "answered" if studied else f"in part, its study is {OPEN}" if part else OPEN,
+            "note": " ".join(answer["sentence"] for answer in mine),
             "brief": " ".join(answer["brief"] for answer in mine),
             "figures": [answer["figure"] for answer in mine]})
     return rows
@@ -80,7 +86,8 @@ def table(rows: list[dict]) -> str:
     lines = ["| question | answer | figure |", "|---|---|---|"]
     for row in rows:
         figures = ", ".join(f"[{Path(figure).stem}]({figure})" for figure in row["figures"])
-        answer = row["brief"].replace("|", "&#124;") or f"*{OPEN}*"
+        answer = row["brief"].replace("|", "&#124;")
+        answer = answer if row["verdict"] == "answered" else f"{answer} *{row['verdict']}*".strip()
         lines.append(f"| {row['id']}. {row['statement']} | {answer} | {figures or '–'} |")
     return "\n".join(lines)
 
@@ -97,7 +104,8 @@ def stages(folder: Path = STUDIES.parent) -> str:
         notebook = re.search(r"notebooks/(\w+)\.ipynb", body["cmd"])[1]
         drawn = [path for out in body["outs"] if (path := next(iter(out))).endswith(".png")]
         paths = [re.sub(r"\$\{(key|item)\}", str(key), path) for path in drawn for key in keys]
-        found = ", ".join(f"[{Path(path).stem}]({path})" for path in paths if (folder.parent / path).is_file())
+        found = [f"[{Path(path).stem}]({path})" if (folder.parent / path).is_file() else f"{Path(path).stem} *{OPEN}*"
+                 for path in paths]
         lines.append(f"| {body['desc']} | [{notebook}](notebooks/{notebook}.ipynb) | studies/dvc.yaml:{name} | "
-                     f"{found or ('*not run yet*' if drawn else '–')} |")
+                     f"{', '.join(found) or '–'} |")
     return "\n".join(lines)

@@ -73,8 +73,8 @@ def test_answers_are_gathered_with_their_evidence(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("high, surely, near, helping", [
-    (0.9, False, "none, surely not: mean, spread, schedule", "spread"),
-    (1.1, True, "mean, spread, schedule, surely not: none", "none")])
+    (0.9, False, "none; surely not: mean, spread, schedule", "spread"),
+    (1.1, True, "mean, spread, schedule; surely not: none", "none")])
 def test_the_automatic_weights_answer_is_no_stronger_than_its_intervals(high, surely, near, helping):
     one = {"value": 1.0, "low": 1.0, "high": 1.0}
     over = {rule: {"best of sweep": {"value": 1.3, "low": 1.1, "high": 1.5}, "none": one} for rule in questions.RULES}
@@ -83,11 +83,28 @@ def test_the_automatic_weights_answer_is_no_stronger_than_its_intervals(high, su
     found = questions.automatic("Net", {
         "distance_over": over, "within_5_percent": near_of, "n": 7, "swept": 3.0, "schedule": {"weights": [0.5, 0.25, 0.0]},
         "constant": {"mean": {"w": 0.0}, "spread": {"w": 0.24}}})
-    assert "1.30 [1.10, 1.50] by the mean rule (no guidance), 1.30 [1.10, 1.50] by the spread" in found["sentence"]
-    assert "1.30 by the schedule rule (w = 0.25)" in found["brief"]
+    assert "mean finds no guidance (1.30 [1.10, 1.50]), spread finds w of 0.24 (1.30 [1.10, 1.50])" in found["sentence"]
+    assert "schedule finds a mean w of 0.25 (1.30)." in found["brief"] and "w = 3 that a sweep chose" in found["brief"]
     for text in found.values():
-        assert text.startswith("Net, ") and "(3)" in text
-        assert text.endswith(f"within 5 % for sure: {near}; surely better than no guidance: {helping}.")
+        assert text.endswith(f"no guidance: {helping}; surely within 5 % of the sweep: {near}.")
+
+
+def test_a_question_with_the_main_pipelines_part_only_is_answered_in_part():
+    part = {"Q10": [answer("", "Own.")]}
+    rows = {row["id"]: row for row in questions.questions({"Q3": [answer("")]}, part)}
+    assert [rows[name]["verdict"] for name in ("Q3", "Q10", "Q4")] == [
+        "answered", "in part, its study is not run yet", questions.OPEN]
+    both = questions.questions({"Q10": [answer("", "Study.")]}, part)[-1]
+    assert both["verdict"] == "answered" and both["note"] == "Own. Study."
+    assert "| B. *in part, its study is not run yet* | [f](f.png) |" in questions.table(list(rows.values()))
+
+
+@pytest.mark.parametrize("unguided, verdict", [(2.5, "reproduced"), (1.2, "partly")])
+def test_near_cfg_says_nothing_where_no_guidance_is_near_it_too(tmp_path, unguided, verdict):
+    ratio = {"value": 0.9, "low": 0.8, "high": 0.95}
+    write_json(tmp_path / "metrics/ratios-sit.json", {"nag over cfg": ratio | {"high": 1.1}, "nag over none": ratio})
+    summary = {"sit": {arm: {"fd": {"value": value}} for arm, value in {"none": unguided, "nag": 0.9, "cfg": 1.0}.items()}}
+    assert claims._near_cfg(tmp_path, summary)[2] == verdict
 
 
 def test_the_ten_questions_are_there():
@@ -98,7 +115,7 @@ def test_the_committed_answers_are_those_of_the_committed_studies():
     assert read_json(questions.ANSWERS) == questions.collect(), "run `python -m nag.results answers` and commit the file"
 
 
-def test_a_findings_numbers_are_put_in_from_the_results(tmp_path):
+def test_a_findings_numbers_are_put_in_from_the_results(tmp_path, monkeypatch):
     write_json(tmp_path / "metrics/a.json", {
         "x": {"y": {"value": 2.0, "low": 1.5, "high": 2.5}}, "two words": {"value": 4.0}, "w": 0.25})
     source = tmp_path / "findings.md"
@@ -108,6 +125,11 @@ def test_a_findings_numbers_are_put_in_from_the_results(tmp_path):
     assert first["statement"] == "**Two:** +2.0 [+1.5, +2.5], 2.00 at 0.25." and first["id"] == "F1"
     assert first["evidence"] == {"file": "metrics/a.json", "key": "x/y; two words/value; x/y/value; w", "notebooks": "06, 00"}
     assert second["evidence"]["file"] == "" and findings.listed([second]) == "* Words alone. (F2; notebooks 00)"
+    write_json(tmp_path / "studies/metrics/b.json", {"n": 0.5})
+    monkeypatch.setattr(findings, "STUDIES", tmp_path / "studies")
+    source.write_text("\n* F1 (22) {studies:b n .1f} and {a w g}")
+    row = findings.findings(tmp_path, source)[0]
+    assert row["statement"] == "0.5 and 0.25" and row["evidence"]["file"] == "studies/results/metrics/b.json; metrics/a.json"
     source.write_text("\n* F1 (06) {a x/z .2f}")
     with pytest.raises(KeyError, match="z"):
         findings.findings(tmp_path, source)
@@ -126,6 +148,8 @@ def test_the_table_of_studies_links_the_figures_that_are_there(tmp_path):
     figure.parent.mkdir(parents=True)
     figure.touch()
     assert questions.stages(tmp_path / "studies").splitlines()[2:] == [
-        "| What. | [20_a](notebooks/20_a.ipynb) | studies/dvc.yaml:a | [a-y](studies/results/figures/a-y.png) |",
-        "| What. | [21_b](notebooks/21_b.ipynb) | studies/dvc.yaml:b | *not run yet* |",
-        "| What. | [20_a](notebooks/20_a.ipynb) | studies/dvc.yaml:c | [a-y](studies/results/figures/a-y.png) |"]
+        "| What. | [20_a](notebooks/20_a.ipynb) | studies/dvc.yaml:a | a-x *not run yet*, "
+        "[a-y](studies/results/figures/a-y.png) |",
+        "| What. | [21_b](notebooks/21_b.ipynb) | studies/dvc.yaml:b | b *not run yet* |",
+        "| What. | [20_a](notebooks/20_a.ipynb) | studies/dvc.yaml:c | [a-y](studies/results/figures/a-y.png), "
+        "a-z *not run yet* |"]
