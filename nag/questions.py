@@ -42,7 +42,10 @@ def write_answers() -> None:
 
 
 def automatic(title: str, found: dict) -> dict[str, str]:
-    """Question 10 for the network called `title`, {"sentence", "brief"}, from the contents of its auto-FAMILY.json."""
+    """Question 10 for the network called `title`, {"sentence", "brief"}, from the contents of its auto-FAMILY.json.
+
+    Of the schedule w is the mean.
+    """
     over, near, schedule = found["distance_over"], found["within_5_percent"], found["schedule"]["weights"]
     w = {rule: found["constant"][rule]["w"] for rule in RULES[:2]} | {RULES[2]: sum(schedule) / len(schedule)}
 
@@ -50,12 +53,10 @@ def automatic(title: str, found: dict) -> dict[str, str]:
         return ", ".join(rule for rule in RULES if chosen(rule)) or "none"
 
     def listed(shown: str) -> str:
-        finds = {rule: f"finds {'a mean w' if rule == RULES[2] else 'w'} of {w[rule]:.2f}" if w[rule] else
-                 "finds no guidance" for rule in RULES}
-        return ", ".join(f"{rule} {finds[rule]} ({shown.format(**over[rule]['best of sweep'])})" for rule in RULES)
+        finds = {rule: f"w of {w[rule]:.2f}" if w[rule] else "no guidance" for rule in RULES}
+        return ", ".join(f"{rule} finds {finds[rule]} ({shown.format(**over[rule]['best of sweep'])})" for rule in RULES)
 
-    start = (f"{title}, rules that need the estimator alone, and the distance over that of the w = {found['swept']:g} that a sweep "
-             "chose: ")
+    start = f"{title}, rules that need the estimator alone (distance over that of the swept w = {found['swept']:g}): "
     told = (f". Surely better than no guidance: {named(lambda rule: over[rule]['none']['high'] < 1)}; surely within 5 % of the "
             f"sweep: {named(lambda rule: near[rule]['surely'])}; surely not: {named(lambda rule: near[rule]['surely not'])}.")
     return {"brief": start + listed("{value:.2f}") + told,

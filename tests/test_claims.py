@@ -84,7 +84,7 @@ def test_the_automatic_weights_answer_is_no_stronger_than_its_intervals(high, su
         "distance_over": over, "within_5_percent": near_of, "n": 7, "swept": 3.0, "schedule": {"weights": [0.5, 0.25, 0.0]},
         "constant": {"mean": {"w": 0.0}, "spread": {"w": 0.24}}})
     assert "mean finds no guidance (1.30 [1.10, 1.50]), spread finds w of 0.24 (1.30 [1.10, 1.50])" in found["sentence"]
-    assert "schedule finds a mean w of 0.25 (1.30)." in found["brief"] and "w = 3 that a sweep chose" in found["brief"]
+    assert "schedule finds w of 0.25 (1.30)." in found["brief"] and "swept w = 3" in found["brief"]
     for text in found.values():
         assert text.endswith(f"no guidance: {helping}; surely within 5 % of the sweep: {near}.")
 
