@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 
 from nag.files import entry, read_json
-from nag.paths import DATA, ROOT
+from nag.paths import DATA
+from nag.questions import STUDIES
 
-STUDIES = ROOT / "studies" / "results"
 FIELD = re.compile(r"\{(\S+) ([^{}]+?)(?: divided by ([^{}]+?))? ([+\d.]*[feg])\}")
 
 
