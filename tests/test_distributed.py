@@ -76,7 +76,11 @@ def test_gradient_accumulation_changes_nothing_but_memory(tmp_path):
     split, other = whole(tmp_path, micro_batch=4)
     assert_close(losses(split), losses(one), rtol=1e-5, atol=0)
     for name, value in net.state_dict().items():
-        assert_close(other.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+        found = other.state_dict()[name]
+        if name.endswith("qkv.bias"):  # softmax does not see the keys' bias: its gradient is rounding, which Adam makes steps of
+            (q, _, v), (q2, _, v2) = value.chunk(3), found.chunk(3)
+            value, found = torch.cat([q, v]), torch.cat([q2, v2])
+        assert_close(found, value, rtol=1e-5, atol=1e-5)
 
 
 def test_checkpoints_by_steps(tmp_path, monkeypatch):
