@@ -11,11 +11,18 @@ import pandas as pd
 from nag import features, findings, questions
 from nag.claims import MEANING
 from nag.files import atomic, read_json
+from nag.models import PATH_OF, DiT
 from nag.paths import DATA, RESULTS, ROOT
 
 ARMS = ("none", "nag", "cfg", "cfg+nag")
 NAMES = {"sit": "SiT-mini", "dit": "DiT-mini"}
 METRICS = ("fd", "fd_inf", "kid", "precision", "recall", "shift_late")
+
+
+def named(net: DiT) -> str:
+    """Kind and size of a network of any training, such as "SiT of 0.5 M parameters"."""
+    kind = {path: family for family, path in PATH_OF.items()}[net.config.path]
+    return f"{NAMES[kind].removesuffix('-mini')} of {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters"
 
 
 def build_summary(folder: Path, families: list[str]) -> dict:
