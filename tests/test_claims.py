@@ -6,7 +6,9 @@ import pytest
 
 from nag import claims, findings, questions
 from nag.files import read_json, write_json
+from nag.models import DiT, ModelConfig
 from nag.paths import DATA
+from nag.results import named
 
 ROW = ({"x": 1}, {"file": "metrics/a.json", "key": "k"}, "reproduced", "our note")
 GPU = (None, {"file": "", "key": ""}, "needs GPUs", "why")
@@ -133,6 +135,11 @@ def test_a_findings_numbers_are_put_in_from_the_results(tmp_path, monkeypatch):
     source.write_text("\n* F1 (06) {a x/z .2f}")
     with pytest.raises(KeyError, match="z"):
         findings.findings(tmp_path, source)
+
+
+@pytest.mark.parametrize("path, prediction, name", [("linear", "v", "SiT of 0.5 M parameters"), ("ddpm", "eps", "DiT of 0.5 M parameters")])
+def test_a_network_is_named_by_kind_and_size(path, prediction, name):
+    assert named(DiT(ModelConfig(width=64, heads=1, path=path, prediction=prediction))) == name
 
 
 def test_the_table_of_studies_links_the_figures_that_are_there(tmp_path):
