@@ -1,7 +1,8 @@
 """What the studies answer: the questions that the paper leaves open, and the claims that need a study.
 
 Every study's notebook composes its sentences from its own numbers and writes them beside those; here they are only gathered, into
-studies/answers.json, so that the main pipeline can read them without depending on hours of study. Its own part is `automatic`.
+studies/answers.json, so that the main pipeline can read them without depending on hours of study. Its own parts are `automatic`
+and `costs`. The one sentence that answers a question, above those numbers, is written by hand in data/questions.md.
 """
 
 import re
@@ -11,9 +12,9 @@ from pathlib import Path
 import yaml
 
 from nag.files import entry, read_json, write_json
-from nag.paths import DATA, ROOT
+from nag.findings import STUDIES, bullets, filled
+from nag.paths import DATA, RESULTS, ROOT
 
-STUDIES = ROOT / "studies" / "results"
 ANSWERS = ROOT / "studies" / "answers.json"
 OPEN = "not run yet"
 RULES = ("mean", "spread", "schedule")  # of nag.autoweight
@@ -63,33 +64,52 @@ def automatic(title: str, found: dict) -> dict[str, str]:
             "sentence": start + listed("{value:.2f} [{low:.2f}, {high:.2f}]") + f", N = {found['n']}{told}"}
 
 
-def questions(answers: dict[str, list[dict]], own: dict[str, list[dict]] | None = None) -> list[dict]:
-    """Rows {id, statement, paper, ours, evidence: {file, key}, verdict, note, brief, figures} of data/questions.json.
+def costs(overhead: dict) -> dict[str, str]:
+    """Question 5 at equal steps, {"sentence", "brief"}, from the contents of overhead.json."""
+    base, *others = overhead["rows"]
+    memory = {row["label"]: f"{row['memory'] / base['memory']:.2f}" if row["memory"] else "not measured" for row in others}
+    each = ", ".join(f"{row['label']} {row['relative']:.2f} / {memory[row['label']]} / {row['parameters']}" for row in others)
+    trained = ", ".join(f"{row['label']} {row['training']:.3g} %" for row in others if row["training"])
+    brief = f"At equal steps, time / memory over the unguided ones / parameters beside the network's: {each}."
+    return {"brief": brief, "sentence": f"{brief} Further training, in images over those of the network: {trained}."}
 
-    `own` are answers of the main pipeline; they are a part where a study's are not there.
+
+def asked(source: Path = DATA / "questions.md") -> dict[str, tuple[str, str]]:
+    """{id: (question, answer in one sentence with its numbers left out)} of the list in `source`."""
+    found = (re.fullmatch(r"(Q\d+) \*\*(.+?)\*\* (.+)", bullet).groups() for bullet in bullets(source))
+    return {name: (question, answer) for name, question, answer in found}
+
+
+def questions(answers: dict[str, list[dict]], own: dict[str, list[dict]] | None = None, folder: Path = RESULTS) -> list[dict]:
+    """Rows {id, statement, paper, ours, evidence, verdict, answer, note, brief, figures} of data/questions.md.
+
+    `own` are answers of the main pipeline, whose results are in `folder`; they are a part where a study's are not there.
+    "answer" is the one sentence, its numbers from evidence["answer"]; "note" has all numbers, from evidence["file"] and ["key"].
     """
     rows = []
-    for question in read_json(DATA / "questions.json"):
-        part, studied = (found.get(question["id"], []) for found in (own or {}, answers))
+    for name, (question, sentence) in asked().items():
+        part, studied = (found.get(name, []) for found in (own or {}, answers))
         mine = part + studied
+        answer, source = filled(sentence, folder) if studied else ("", {"file": "", "key": ""})
+        evidence = {kind: "; ".join(found[kind] for found in mine) for kind in ("file", "key")}
         rows.append({
-            "id": question["id"], "statement": question["question"], "paper": "left open", "ours": None,
-            "evidence": {name: "; ".join(answer[name] for answer in mine) for name in ("file", "key")},
-            "verdict": "answered" if studied else f"in part, its study is {OPEN}" if part else OPEN,
-            "note": " ".join(answer["sentence"] for answer in mine),
-            "brief": " ".join(answer["brief"] for answer in mine),
-            "figures": [answer["figure"] for answer in mine]})
+            "id": name, "statement": question, "paper": "left open", "ours": None, "evidence": evidence | {"answer": source},
+            "verdict": "answered" if studied else f"in part, its study is {OPEN}" if part else OPEN, "answer": answer,
+            "note": " ".join(found["sentence"] for found in mine), "brief": " ".join(found["brief"] for found in mine),
+            "figures": [found["figure"] for found in mine]})
     return rows
 
 
 def table(rows: list[dict]) -> str:
-    """The questions and their answers in brief as Markdown."""
-    lines = ["| question | answer | figure |", "|---|---|---|"]
+    """The questions and their answers, in one sentence and in brief, with figures and evidence, as Markdown."""
+    lines = ["| question | answer | figure | evidence |", "|---|---|---|---|"]
     for row in rows:
-        figures = ", ".join(f"[{Path(figure).stem}]({figure})" for figure in row["figures"])
-        answer = row["brief"].replace("|", "&#124;")
-        answer = answer if row["verdict"] == "answered" else f"{answer} *{row['verdict']}*".strip()
-        lines.append(f"| {row['id']}. {row['statement']} | {answer} | {figures or '–'} |")
+        figures = ", ".join(f"[{Path(figure).stem}]({figure})" for figure in dict.fromkeys(row["figures"]))
+        answer = f"**{row['answer']}** {row['brief']}" if row["verdict"] == "answered" else f"{row['brief']} *{row['verdict']}*"
+        places = dict(zip(*(row["evidence"][kind].split("; ") for kind in ("file", "key")), strict=True))
+        evidence = ", ".join(f"[{Path(file).stem}]({file}): `{key}`" for file, key in places.items() if file)
+        lines.append(f"| {row['id']}. {row['statement']} | {answer.strip().replace('|', '&#124;')} | {figures or '–'} | "
+                     f"{evidence or '–'} |")
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from nag.claims import MEANING
 from nag.files import atomic, read_json
 from nag.models import PATH_OF, DiT
 from nag.paths import DATA, RESULTS, ROOT
+from nag.rivals import METHODS
 
 ARMS = ("none", "nag", "cfg", "cfg+nag")
 NAMES = {"sit": "SiT-mini", "dit": "DiT-mini"}
@@ -131,8 +132,8 @@ def readme_tables(summary: dict, claims: list[dict]) -> str:
 
 
 def auto_table(found: dict[str, dict]) -> str:
-    """Weights found by the estimator alone, beside the sweep's best, {family: contents of auto-FAMILY.json}."""
-    lines = ["| network | rule | w | cost: network evaluations, seconds | distance over the best swept w | over unguided |",
+    """Weights found by the estimator alone, beside the tuned one, {family: contents of auto-FAMILY.json}."""
+    lines = ["| network | rule | w | cost: network evaluations, seconds | distance over that of the tuned w | over unguided |",
              "|---|---|---|---|---|---|"]
     for family, auto in sorted(found.items(), reverse=True):
         for rule in ("mean", "spread", "schedule"):
@@ -161,13 +162,38 @@ def overhead_table(overhead: dict) -> str:
     return "\n".join(lines)
 
 
+def rivals_table(studies: dict[str, dict], overhead: dict) -> str:
+    """Every rival at its best setting, alone and with NAG, and its costs, from the studies of rivals and overhead.json."""
+    lines = ["| solver | method | best setting | distance over unguided | with NAG | NAG adds | time | memory | "
+             "extra parameters | further training, % |", "|---|---|---|---|---|---|---|---|---|---|"]
+    base = overhead["rows"][0]["memory"]
+    memory = {row["arm"]: f"{row['memory'] / base:.2f}" for row in overhead["rows"] if row["memory"]}
+
+    def shown(x: dict | None) -> str:
+        return "–" if x is None else "{value:.2f} [{low:.2f}, {high:.2f}]".format(**x)
+
+    for found in studies.values():
+        for method, chosen in sorted(found["chosen"].items(), key=lambda item: item[0] != "nag"):
+            pair, cost = f"{method}+nag", found["costs"][method]
+            setting = chosen["setting"] + " †" * chosen["setting at an end"] if chosen["of"] > 1 else "as trained, not tuned"
+            beside = f" (w {chosen['w_nag beside']:g}{' †' * chosen['w at an end']})" if pair in found["unguided"] else ""
+            training = "all" if cost["training"] is None else f"{cost['training']:.3g}"
+            lines.append(
+                f"| {found['sampler'].replace('_', '–').title()} | {METHODS[method].label} | {setting} | "
+                f"{shown(found['unguided'][method])} | {shown(found['unguided'].get(pair))}{beside} | "
+                f"{shown(found['nag_adds'].get(method))} | {cost['time']:.2f} | {memory.get(method, '–')} | "
+                f"{cost['parameters']:,} | {training} |")
+    return "\n".join(lines)
+
+
 def blocks(read: Callable[[str], dict]) -> dict[str, str]:
     """The README's generated parts by name; `read` gives the contents of a file of results/ by its name."""
-    summary, ledger = read("summary.json"), read("claims.json")
+    summary, ledger, overhead = read("summary.json"), read("claims.json"), read("metrics/overhead.json")
+    rivals = {name: read_json(questions.STUDIES / f"metrics/{name}.json") for name in ("rivals", "rivals-sde")}
     of = {kind: [row for row in ledger if row["id"].startswith(kind)] for kind in "CQF"}
     return {"results": readme_tables(summary, of["C"]), "findings": findings.listed(of["F"]),
             "auto": auto_table({f: read(f"metrics/auto-{f}.json") for f in summary}),
-            "overhead": overhead_table(read("metrics/overhead.json")), "features": features.table(),
+            "overhead": overhead_table(overhead), "rivals": rivals_table(rivals, overhead), "features": features.table(),
             "questions": questions.table(of["Q"]), "studies": questions.stages()}
 
 

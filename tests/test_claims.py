@@ -7,7 +7,6 @@ import pytest
 from nag import claims, findings, questions
 from nag.files import read_json, write_json
 from nag.models import DiT, ModelConfig
-from nag.paths import DATA
 from nag.results import named
 
 ROW = ({"x": 1}, {"file": "metrics/a.json", "key": "k"}, "reproduced", "our note")
@@ -68,7 +67,8 @@ def test_answers_are_gathered_with_their_evidence(tmp_path, monkeypatch):
     rows = {row["id"]: row for row in questions.questions(found)}
     assert rows["Q3"]["note"] == "It is 1. It is 2." and rows["Q3"]["verdict"] == "answered"
     assert rows["Q4"]["verdict"] == questions.OPEN and rows["Q4"]["note"] == ""
-    assert "| 1! 2! | [x](studies/results/figures/x.png)" in questions.table(list(rows.values()))
+    assert ("** 1! 2! | [x](studies/results/figures/x.png) | [a](studies/results/metrics/a.json): `part/number`, [b]"
+            in questions.table(list(rows.values())))
     study(folder, "c", {"answers": {"Q1": {"sentence": "", "key": "gone", "figure": "f"}}})
     with pytest.raises(KeyError, match="gone"):
         questions.collect(folder)
@@ -98,7 +98,8 @@ def test_a_question_with_the_main_pipelines_part_only_is_answered_in_part():
         "answered", "in part, its study is not run yet", questions.OPEN]
     both = questions.questions({"Q10": [answer("", "Study.")]}, part)[-1]
     assert both["verdict"] == "answered" and both["note"] == "Own. Study."
-    assert "| B. *in part, its study is not run yet* | [f](f.png) |" in questions.table(list(rows.values()))
+    assert ("| B. *in part, its study is not run yet* | [f](f.png) | [b](studies/results/metrics/b.json): `m/n` |"
+            in questions.table(list(rows.values())))
 
 
 @pytest.mark.parametrize("unguided, verdict", [(2.5, "reproduced"), (1.2, "partly")])
@@ -110,7 +111,27 @@ def test_near_cfg_says_nothing_where_no_guidance_is_near_it_too(tmp_path, unguid
 
 
 def test_the_ten_questions_are_there():
-    assert [entry["id"] for entry in read_json(DATA / "questions.json")] == [f"Q{k}" for k in range(1, 11)]
+    assert list(questions.asked()) == [f"Q{k}" for k in range(1, 11)]
+
+
+def test_an_answers_numbers_are_put_in_and_say_where_they_are_from(tmp_path, monkeypatch):
+    source = tmp_path / "questions.md"
+    source.write_text("Words.\n\n* Q1 **Why\n  so?** Because of {a x/y .1f}.\n")
+    assert questions.asked(source) == {"Q1": ("Why so?", "Because of {a x/y .1f}.")}
+    write_json(tmp_path / "metrics/a.json", {"x": {"y": 0.25}})
+    monkeypatch.setattr(questions, "asked", lambda read=questions.asked: read(source))
+    row = questions.questions({"Q1": [answer("")]}, folder=tmp_path)[0]
+    assert row["answer"] == "Because of 0.2." and row["evidence"]["answer"] == {"file": "metrics/a.json", "key": "x/y"}
+    assert questions.questions({}, folder=tmp_path)[0]["answer"] == ""  # a hand-written answer needs its study
+
+
+def test_costs_are_relative_to_no_guidance():
+    row = {"relative": 1.0, "memory": 2.0, "parameters": 0, "training": 0.0}
+    found = questions.costs({"rows": [
+        row | {"label": "none"}, row | {"label": "A", "relative": 1.5, "memory": 3.0, "training": 6.25},
+        row | {"label": "B", "memory": None, "parameters": 7}]})
+    assert found["brief"].endswith("A 1.50 / 1.50 / 0, B 1.00 / not measured / 7.")
+    assert found["sentence"].endswith("of the network: A 6.25 %.")
 
 
 def test_the_committed_answers_are_those_of_the_committed_studies():

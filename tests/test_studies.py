@@ -27,6 +27,11 @@ def commands():
     return found
 
 
+def test_lock_is_fresh():
+    out = dvc(ROOT, "repro", "--dry", "--allow-missing", "studies/dvc.yaml")
+    assert "Running stage" not in out, f"studies/dvc.lock is stale, run `dvc repro studies/dvc.yaml` and commit it:\n{out}"
+
+
 def cells(name):
     return nbformat.read(ROOT / f"notebooks/{name}.ipynb", 4).cells
 
