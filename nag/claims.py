@@ -13,7 +13,7 @@ VERDICTS = ("reproduced", "partly", "contradicted", "needs GPUs")
 OPEN = "not told apart"  # of one network and sampler; a claim that rests on such is partly
 MEANING = ("*reproduced*: the whole 95 % interval lies on the claimed side, for every network and sampler; *contradicted*: on "
            f"the other side; *partly*: networks or samplers differ, or an interval leaves it open (*{OPEN}*). For C3 and C5 "
-           "the side is a tolerance of ours, which the row states")
+           "the side is a tolerance of ours, which the row states; *needs GPUs*: not tested at this scale")
 Row = tuple[dict | None, dict, str, str]  # ours, evidence, verdict, note
 
 
@@ -80,10 +80,8 @@ def _grows(folder: Path, summary: dict) -> Row:
 
 def _statement_1(folder: Path, summary: dict) -> Row:
     toy = read_json(folder / "metrics" / "toy.json")["statement_1"]
-    if 0.9 <= toy["low"] and toy["high"] <= 1.1:
-        verdict = "reproduced"
-    else:
-        verdict = "partly" if toy["low"] <= 1 <= toy["high"] else "contradicted"
+    verdict = ("reproduced" if 0.9 <= toy["low"] and toy["high"] <= 1.1 else
+               "contradicted" if toy["high"] < 0.9 or toy["low"] > 1.1 else "partly")
     return _number(toy), _evidence(["metrics/toy.json"], "statement_1"), verdict, (
         f"measured shift over sqrt(t^2 + s^2) - t on an exact toy with alpha = 1, t >= 0.1: {_shown(toy)}; "
         "reproduced if within 10 %; on SiT's path it is an approximation (notebook 00), DiT's was not tested")
@@ -114,14 +112,14 @@ def _near_cfg(folder: Path, summary: dict) -> Row:
     helps = {f: gain[f]["high"] < 1 for f in ours}
     telling = {f: of[f]["none"] / of[f]["cfg"] > near for f in ours}  # else no guidance would be near CFG, too
     verdicts = ["reproduced" if helps[f] and telling[f] and ours[f]["high"] <= near else
-                "partly" if helps[f] else "contradicted" for f in ours]
+                "contradicted" if gain[f]["low"] > 1 else "partly" for f in ours]
     shares = ", ".join(f"{f} {(x['none'] - x['nag']) / (x['none'] - x['cfg']):.2f}" for f, x in of.items())
     unguided = ", ".join(f"{f} {x['none'] / x['cfg']:.2f}" for f, x in of.items())
     return ours, _evidence(_of_each(summary, "ratios"), "nag over cfg", "nag over none"), _worst(verdicts), (
         f"distance of NAG over that of CFG (paper: sit 1.10, dit 1.14): {_listed(ours)}; no guidance over CFG: {unguided} "
         f"(paper: sit 4.18, dit 4.24); share of CFG's gain that NAG reaches, by point value: {shares} (paper: 0.97 and 0.96). "
-        f"Reproduced if NAG surely improves and is surely at most {near} of CFG, where no guidance is not; partly if it only "
-        "improves")
+        f"Reproduced if NAG surely improves and is surely at most {near} of CFG, where no guidance is not; contradicted if it "
+        "surely makes things worse")
 
 
 def _adds_to_cfg(folder: Path, summary: dict) -> Row:
@@ -171,7 +169,7 @@ def _with_studies(claim: str, row: Row, answers: list[dict], words: str = "sente
         return ours, evidence, "partly" if verdict == "reproduced" else verdict, f"{note}; {missing}"
     small = verdict == "needs GPUs"
     joined = _worst([answer["verdict"] for answer in answers] + [verdict] * (not small))
-    here = f" That is in small; {note}, which needs GPUs (imagenet/README.md)." if small else f" {note}."
+    here = f" That is in small; {note}, which needs GPUs (imagenet/README.md)." if small else f" {note[0].upper()}{note[1:]}."
     studies = [{name: answer[name] for name in ("file", "key")} for answer in answers]
     joined = "partly" if small and joined == "reproduced" else joined
     return ours, evidence | {"studies": studies}, joined, " ".join(answer[words] for answer in answers) + here

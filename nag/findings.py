@@ -6,52 +6,58 @@ interval if it has one; `{quality-sit nag/fd/value divided by none/fd/value .2f}
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from nag.files import entry, read_json
-from nag.paths import DATA, ROOT
+from nag.paths import DATA, STUDIES
 
-STUDIES = ROOT / "studies" / "results"
 FIELD = re.compile(r"\{(\S+) ([^{}]+?)(?: divided by ([^{}]+?))? ([+\d.]*[feg])\}")
 
 
-def filled(text: str, folder: Path) -> tuple[str, dict]:
-    """The text with its numbers put in from a folder of results, and where they are from: {"file", "key"}.
+def with_interval(x: dict, form: str = ".2f") -> str:
+    """A number {"value", "low", "high"} with its interval in brackets."""
+    value, low, high = (format(x[end], form) for end in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
-    Files are relative to the results folder, those of studies to the repository. Raises KeyError for a key that a file has not,
-    FileNotFoundError for a missing file.
+
+def filled(text: str, folder: Path) -> tuple[str, dict]:
+    """The text with its numbers put in from a folder of results, and where they are from: {"file", "key"}, parallel lists.
+
+    Raises KeyError for a key that a file has not, FileNotFoundError for a missing file, ValueError for a field of another form.
     """
-    files, keys = [], []
+    places: dict[tuple[str, str], None] = {}
 
     def shown(field: re.Match) -> str:
         file, key, base, form = field.groups()
         stem = file.removeprefix("studies:")
-        of_study = stem != file
-        content = read_json((STUDIES if of_study else folder) / "metrics" / f"{stem}.json")
-        files.append("studies/results/" * of_study + f"metrics/{stem}.json")
-        keys.extend(filter(None, [key, base]))
+        source, name = (folder, folder.name) if stem == file else (STUDIES, "studies/results")
+        content = read_json(source / "metrics" / f"{stem}.json")
+        places.update(dict.fromkeys((f"{name}/metrics/{stem}.json", part) for part in (key, base) if part))
         value = entry(content, key)
         if base:
             return format(value / entry(content, base), form)
-        if not isinstance(value, dict):
-            return format(value, form)
-        value, low, high = (format(value[end], form) for end in ("value", "low", "high"))
-        return f"{value} [{low}, {high}]"
+        return with_interval(value, form) if isinstance(value, dict) else format(value, form)
 
     done = FIELD.sub(shown, text)
-    return done, {"file": "; ".join(dict.fromkeys(files)), "key": "; ".join(dict.fromkeys(keys))}
+    if left := re.search(r"[{}].{0,60}", done):
+        raise ValueError(f"{left[0]!r} is no field such as {{file key .2f}}: mend it")
+    return done, {"file": "; ".join(file for file, _ in places), "key": "; ".join(key for _, key in places)}
 
 
-def bullets(source: Path) -> list[str]:
-    """The items of a Markdown list, each on one line."""
-    return [" ".join(bullet.split()) for bullet in source.read_text(encoding="utf-8").split("\n* ")[1:]]
+def items(source: Path, form: str) -> Iterator[tuple[str, ...]]:
+    """The groups of the regular expression `form` in each item of a Markdown list; raises ValueError for an item that differs."""
+    for bullet in source.read_text(encoding="utf-8").split("\n* ")[1:]:
+        text = " ".join(bullet.split())
+        if not (found := re.fullmatch(form, text)):
+            raise ValueError(f"{source.name}: {text[:60]!r} is not of the form {form}: mend it")
+        yield found.groups()
 
 
 def findings(folder: Path, source: Path = DATA / "findings.md") -> list[dict]:
-    """Rows {id, statement, paper, ours, evidence: {file, key, notebooks}, verdict, note}, one for each bullet of `source`."""
+    """Rows {id, statement, paper, ours, evidence: {file, key, notebooks}, verdict, note}, one for each item of `source`."""
     rows = []
-    for bullet in bullets(source):
-        name, notebooks, text = re.fullmatch(r"(F\d+) \(([\d, ]+)\) (.*)", bullet).groups()
+    for name, notebooks, text in items(source, r"(F\d+) \(([\d, ]+)\) (.*)"):
         statement, evidence = filled(text, folder)
         rows.append({"id": name, "statement": statement, "paper": "not stated", "ours": None,
                      "evidence": evidence | {"notebooks": notebooks}, "verdict": "found here", "note": ""})
@@ -60,4 +66,5 @@ def findings(folder: Path, source: Path = DATA / "findings.md") -> list[dict]:
 
 def listed(rows: list[dict]) -> str:
     """The findings as a Markdown list, each with its row's name and its notebooks."""
-    return "\n".join(f"* {row['statement']} ({row['id']}; notebooks {row['evidence']['notebooks']})" for row in rows)
+    return "\n".join(f"* {row['statement']} ({row['id']}; notebook{'s' * (',' in row['evidence']['notebooks'])} "
+                     f"{row['evidence']['notebooks']})" for row in rows)

@@ -5,6 +5,7 @@ studies/answers.json, so that the main pipeline can read them without depending 
 and `costs`. The one sentence that answers a question, above those numbers, is written by hand in data/questions.md.
 """
 
+import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,8 @@ from pathlib import Path
 import yaml
 
 from nag.files import entry, read_json, write_json
-from nag.findings import STUDIES, bullets, filled
-from nag.paths import DATA, RESULTS, ROOT
+from nag.findings import filled, items
+from nag.paths import DATA, RESULTS, ROOT, STUDIES
 
 ANSWERS = ROOT / "studies" / "answers.json"
 OPEN = "not run yet"
@@ -21,10 +22,11 @@ RULES = ("mean", "spread", "schedule")  # of nag.autoweight
 
 
 def collect(folder: Path = STUDIES) -> dict[str, list[dict]]:
-    """{id of a question or claim: [{"sentence", "brief", "key", "file", "figure", maybe "verdict"}, ...]} of a folder of results.
+    """{id of a question or claim: [{"sentence", "brief", "key", "file", "figure", "sha256", maybe "verdict"}]} of a folder.
 
     "sentence" is the answer with its numbers and intervals, "brief" what of it a table has room for. Files and figures are
-    relative to the repository. Raises KeyError for evidence that is not under its key.
+    relative to the repository; the hash makes what is gathered change with any number of a study. Raises KeyError for evidence
+    that is not under its key.
     """
     found: dict[str, list[dict]] = {}
     for path in sorted((folder / "metrics").glob("*.json"), key=lambda path: path.stem):
@@ -32,7 +34,8 @@ def collect(folder: Path = STUDIES) -> dict[str, list[dict]]:
         for name, answer in content.get("answers", {}).items():
             entry(content, answer["key"])
             where = {"file": path.relative_to(ROOT).as_posix(),
-                     "figure": (folder / answer["figure"]).relative_to(ROOT).as_posix()}
+                     "figure": (folder / answer["figure"]).relative_to(ROOT).as_posix(),
+                     "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
             found.setdefault(name.split(",")[0], []).append(answer | where)
     return found
 
@@ -57,43 +60,50 @@ def automatic(title: str, found: dict) -> dict[str, str]:
         finds = {rule: f"w of {w[rule]:.2f}" if w[rule] else "no guidance" for rule in RULES}
         return ", ".join(f"{rule} finds {finds[rule]} ({shown.format(**over[rule]['best of sweep'])})" for rule in RULES)
 
-    start = f"{title}, rules that need the estimator alone (distance over that of the swept w = {found['swept']:g}): "
+    start = f"{title}, rules that need the estimator alone (distance over that of the tuned w = {found['swept']:g}): "
     told = (f". Surely better than no guidance: {named(lambda rule: over[rule]['none']['high'] < 1)}; surely within 5 % of the "
-            f"sweep: {named(lambda rule: near[rule]['surely'])}; surely not: {named(lambda rule: near[rule]['surely not'])}.")
+            f"tuned w: {named(lambda rule: near[rule]['surely'])}; surely not: {named(lambda rule: near[rule]['surely not'])}.")
     return {"brief": start + listed("{value:.2f}") + told,
             "sentence": start + listed("{value:.2f} [{low:.2f}, {high:.2f}]") + f", N = {found['n']}{told}"}
 
 
-def costs(overhead: dict) -> dict[str, str]:
-    """Question 5 at equal steps, {"sentence", "brief"}, from the contents of overhead.json."""
-    base, *others = overhead["rows"]
-    memory = {row["label"]: f"{row['memory'] / base['memory']:.2f}" if row["memory"] else "not measured" for row in others}
-    each = ", ".join(f"{row['label']} {row['relative']:.2f} / {memory[row['label']]} / {row['parameters']}" for row in others)
-    trained = ", ".join(f"{row['label']} {row['training']:.3g} %" for row in others if row["training"])
-    brief = f"At equal steps, time / memory over the unguided ones / parameters beside the network's: {each}."
-    return {"brief": brief, "sentence": f"{brief} Further training, in images over those of the network: {trained}."}
+def memories(overhead: dict) -> dict[str, str]:
+    """Memory of each arm of overhead.json over the unguided one's, "–" where it was not measured."""
+    base = overhead["rows"][0]["memory"]
+    return {row["arm"]: "–" if row["memory"] is None else f"{row['memory'] / base:.2f}" for row in overhead["rows"]}
+
+
+def costs(title: str, overhead: dict) -> dict[str, str]:
+    """Question 5 at equal steps for the network called `title`, {"sentence", "brief"}, from the contents of overhead.json."""
+    others, memory = overhead["rows"][1:], memories(overhead)
+    each = "; ".join(f"{row['label']}: {row['relative']:.2f}, {memory[row['arm']]}, {row['parameters']:,}" for row in others)
+    trained = "; ".join(f"{row['label']}: " + ("not known" if row["training"] is None else f"{row['training']:.3g} %")
+                        for row in others if row["training"] != 0)
+    brief = f"{title} at equal steps (time and memory over the unguided ones, parameters beside the network's): {each}."
+    return {"brief": brief, "sentence": brief + f" Further training, in images over those of the network: {trained or 'none'}."}
 
 
 def asked(source: Path = DATA / "questions.md") -> dict[str, tuple[str, str]]:
     """{id: (question, answer in one sentence with its numbers left out)} of the list in `source`."""
-    found = (re.fullmatch(r"(Q\d+) \*\*(.+?)\*\* (.+)", bullet).groups() for bullet in bullets(source))
-    return {name: (question, answer) for name, question, answer in found}
+    return {name: (question, answer) for name, question, answer in items(source, r"(Q\d+) \*\*(.+?)\*\* (.+)")}
 
 
-def questions(answers: dict[str, list[dict]], own: dict[str, list[dict]] | None = None, folder: Path = RESULTS) -> list[dict]:
-    """Rows {id, statement, paper, ours, evidence, verdict, answer, note, brief, figures} of data/questions.md.
+def questions(answers: dict[str, list[dict]], own: dict[str, list[dict]] | None = None, folder: Path = RESULTS,
+              source: Path = DATA / "questions.md") -> list[dict]:
+    """Rows {id, statement, paper, ours, evidence, verdict, answer, note, brief, figures} of the questions in `source`.
 
     `own` are answers of the main pipeline, whose results are in `folder`; they are a part where a study's are not there.
     "answer" is the one sentence, its numbers from evidence["answer"]; "note" has all numbers, from evidence["file"] and ["key"].
+    Raises what `findings.filled` raises.
     """
     rows = []
-    for name, (question, sentence) in asked().items():
+    for name, (question, sentence) in asked(source).items():
         part, studied = (found.get(name, []) for found in (own or {}, answers))
         mine = part + studied
-        answer, source = filled(sentence, folder) if studied else ("", {"file": "", "key": ""})
+        answer, places = filled(sentence, folder) if studied else ("", {"file": "", "key": ""})
         evidence = {kind: "; ".join(found[kind] for found in mine) for kind in ("file", "key")}
         rows.append({
-            "id": name, "statement": question, "paper": "left open", "ours": None, "evidence": evidence | {"answer": source},
+            "id": name, "statement": question, "paper": "left open", "ours": None, "evidence": evidence | {"answer": places},
             "verdict": "answered" if studied else f"in part, its study is {OPEN}" if part else OPEN, "answer": answer,
             "note": " ".join(found["sentence"] for found in mine), "brief": " ".join(found["brief"] for found in mine),
             "figures": [found["figure"] for found in mine]})
@@ -106,8 +116,12 @@ def table(rows: list[dict]) -> str:
     for row in rows:
         figures = ", ".join(f"[{Path(figure).stem}]({figure})" for figure in dict.fromkeys(row["figures"]))
         answer = f"**{row['answer']}** {row['brief']}" if row["verdict"] == "answered" else f"{row['brief']} *{row['verdict']}*"
-        places = dict(zip(*(row["evidence"][kind].split("; ") for kind in ("file", "key")), strict=True))
-        evidence = ", ".join(f"[{Path(file).stem}]({file}): `{key}`" for file, key in places.items() if file)
+        places: dict[str, dict] = {}
+        for listed in (row["evidence"], row["evidence"]["answer"]):
+            for file, key in zip(listed["file"].split("; "), listed["key"].split("; "), strict=True):
+                places.setdefault(file, {})[key.split("/")[0]] = None  # the branch is enough to find it
+        evidence = ", ".join(f"[{Path(file).stem}]({file}): {', '.join(f'`{key}`' for key in keys)}"
+                             for file, keys in places.items() if file)
         lines.append(f"| {row['id']}. {row['statement']} | {answer.strip().replace('|', '&#124;')} | {figures or '–'} | "
                      f"{evidence or '–'} |")
     return "\n".join(lines)

@@ -7,7 +7,7 @@ import pytest
 from nag import claims, findings, questions
 from nag.files import read_json, write_json
 from nag.models import DiT, ModelConfig
-from nag.results import named
+from nag.results import named, rivals_table
 
 ROW = ({"x": 1}, {"file": "metrics/a.json", "key": "k"}, "reproduced", "our note")
 GPU = (None, {"file": "", "key": ""}, "needs GPUs", "why")
@@ -55,6 +55,13 @@ def study(folder, name, content):
     path.write_text(json.dumps(content))
 
 
+def words(folder):
+    """A file of questions whose answers are words alone."""
+    path = folder / "words.md"
+    path.write_text("Words.\n" + "".join(f"\n* Q{k} **Q?** Yes." for k in range(1, 11)))
+    return path
+
+
 def test_answers_are_gathered_with_their_evidence(tmp_path, monkeypatch):
     monkeypatch.setattr(questions, "ROOT", tmp_path)
     folder = tmp_path / "studies/results"
@@ -64,10 +71,10 @@ def test_answers_are_gathered_with_their_evidence(tmp_path, monkeypatch):
     study(folder, "train-net", {"loss": 0.1})
     found = questions.collect(folder)
     assert [entry["file"] for entry in found["Q3"]] == ["studies/results/metrics/a.json", "studies/results/metrics/b.json"]
-    rows = {row["id"]: row for row in questions.questions(found)}
+    rows = {row["id"]: row for row in questions.questions(found, source=words(tmp_path))}
     assert rows["Q3"]["note"] == "It is 1. It is 2." and rows["Q3"]["verdict"] == "answered"
     assert rows["Q4"]["verdict"] == questions.OPEN and rows["Q4"]["note"] == ""
-    assert ("** 1! 2! | [x](studies/results/figures/x.png) | [a](studies/results/metrics/a.json): `part/number`, [b]"
+    assert ("** 1! 2! | [x](studies/results/figures/x.png) | [a](studies/results/metrics/a.json): `part`, [b]"
             in questions.table(list(rows.values())))
     study(folder, "c", {"answers": {"Q1": {"sentence": "", "key": "gone", "figure": "f"}}})
     with pytest.raises(KeyError, match="gone"):
@@ -86,52 +93,84 @@ def test_the_automatic_weights_answer_is_no_stronger_than_its_intervals(high, su
         "distance_over": over, "within_5_percent": near_of, "n": 7, "swept": 3.0, "schedule": {"weights": [0.5, 0.25, 0.0]},
         "constant": {"mean": {"w": 0.0}, "spread": {"w": 0.24}}})
     assert "mean finds no guidance (1.30 [1.10, 1.50]), spread finds w of 0.24 (1.30 [1.10, 1.50])" in found["sentence"]
-    assert "schedule finds w of 0.25 (1.30)." in found["brief"] and "swept w = 3" in found["brief"]
+    assert "schedule finds w of 0.25 (1.30)." in found["brief"] and "tuned w = 3" in found["brief"]
     for text in found.values():
-        assert text.endswith(f"no guidance: {helping}; surely within 5 % of the sweep: {near}.")
+        assert text.endswith(f"no guidance: {helping}; surely within 5 % of the tuned w: {near}.")
 
 
-def test_a_question_with_the_main_pipelines_part_only_is_answered_in_part():
+def test_a_question_with_the_main_pipelines_part_only_is_answered_in_part(tmp_path):
     part = {"Q10": [answer("", "Own.")]}
-    rows = {row["id"]: row for row in questions.questions({"Q3": [answer("")]}, part)}
+    source = words(tmp_path)
+    rows = {row["id"]: row for row in questions.questions({"Q3": [answer("")]}, part, source=source)}
     assert [rows[name]["verdict"] for name in ("Q3", "Q10", "Q4")] == [
         "answered", "in part, its study is not run yet", questions.OPEN]
-    both = questions.questions({"Q10": [answer("", "Study.")]}, part)[-1]
+    both = questions.questions({"Q10": [answer("", "Study.")]}, part, source=source)[-1]
     assert both["verdict"] == "answered" and both["note"] == "Own. Study."
-    assert ("| B. *in part, its study is not run yet* | [f](f.png) | [b](studies/results/metrics/b.json): `m/n` |"
+    assert ("| B. *in part, its study is not run yet* | [f](f.png) | [b](studies/results/metrics/b.json): `m` |"
             in questions.table(list(rows.values())))
 
 
-@pytest.mark.parametrize("unguided, verdict", [(2.5, "reproduced"), (1.2, "partly")])
-def test_near_cfg_says_nothing_where_no_guidance_is_near_it_too(tmp_path, unguided, verdict):
+@pytest.mark.parametrize("unguided, gain, verdict", [
+    (2.5, (0.8, 0.95), "reproduced"), (1.2, (0.8, 0.95), "partly"), (2.5, (0.8, 1.05), "partly"),
+    (2.5, (1.01, 1.05), "contradicted")])
+def test_near_cfg_says_nothing_where_no_guidance_is_near_it_too(tmp_path, unguided, gain, verdict):
     ratio = {"value": 0.9, "low": 0.8, "high": 0.95}
-    write_json(tmp_path / "metrics/ratios-sit.json", {"nag over cfg": ratio | {"high": 1.1}, "nag over none": ratio})
+    of_none = {"value": 0.9, "low": gain[0], "high": gain[1]}
+    write_json(tmp_path / "metrics/ratios-sit.json", {"nag over cfg": ratio | {"high": 1.1}, "nag over none": of_none})
     summary = {"sit": {arm: {"fd": {"value": value}} for arm, value in {"none": unguided, "nag": 0.9, "cfg": 1.0}.items()}}
     assert claims._near_cfg(tmp_path, summary)[2] == verdict
+
+
+@pytest.mark.parametrize("low, high, verdict", [
+    (0.95, 1.05, "reproduced"), (1.02, 1.15, "partly"), (0.85, 0.95, "partly"), (0.7, 0.8, "contradicted")])
+def test_statement_1_is_contradicted_only_outside_its_tolerance(tmp_path, low, high, verdict):
+    write_json(tmp_path / "metrics/toy.json", {"statement_1": {"value": (low + high) / 2, "low": low, "high": high}})
+    assert claims._statement_1(tmp_path, {})[2] == verdict
 
 
 def test_the_ten_questions_are_there():
     assert list(questions.asked()) == [f"Q{k}" for k in range(1, 11)]
 
 
-def test_an_answers_numbers_are_put_in_and_say_where_they_are_from(tmp_path, monkeypatch):
+def test_an_answers_numbers_are_put_in_and_say_where_they_are_from(tmp_path):
     source = tmp_path / "questions.md"
-    source.write_text("Words.\n\n* Q1 **Why\n  so?** Because of {a x/y .1f}.\n")
+    source.write_text("Words.\n\n* Q1 **Why\n  so?** Because of {a x/y .1f}.\n", encoding="utf-8")
     assert questions.asked(source) == {"Q1": ("Why so?", "Because of {a x/y .1f}.")}
-    write_json(tmp_path / "metrics/a.json", {"x": {"y": 0.25}})
-    monkeypatch.setattr(questions, "asked", lambda read=questions.asked: read(source))
-    row = questions.questions({"Q1": [answer("")]}, folder=tmp_path)[0]
-    assert row["answer"] == "Because of 0.2." and row["evidence"]["answer"] == {"file": "metrics/a.json", "key": "x/y"}
-    assert questions.questions({}, folder=tmp_path)[0]["answer"] == ""  # a hand-written answer needs its study
+    folder = tmp_path / "results"
+    write_json(folder / "metrics/a.json", {"x": {"y": 0.26}})
+    row = questions.questions({"Q1": [answer("")]}, folder=folder, source=source)[0]
+    assert row["answer"] == "Because of 0.3."
+    assert row["evidence"]["answer"] == {"file": "results/metrics/a.json", "key": "x/y"}
+    assert "[b](studies/results/metrics/b.json): `m`, [a](results/metrics/a.json): `x` |" in questions.table([row])
+    assert questions.questions({}, folder=folder, source=source)[0]["answer"] == ""  # a hand-written answer needs its study
+
+
+@pytest.mark.parametrize("text, told", [("* Q1 Why? No stars.", "not of the form"), ("* Q1 **Why?** {a x .2%}.", "no field")])
+def test_a_sentence_that_cannot_be_filled_is_refused(tmp_path, text, told):
+    source = tmp_path / "questions.md"
+    source.write_text(f"Words.\n\n{text}\n")
+    with pytest.raises(ValueError, match=told):
+        questions.questions({"Q1": [answer("")]}, folder=tmp_path, source=source)
 
 
 def test_costs_are_relative_to_no_guidance():
-    row = {"relative": 1.0, "memory": 2.0, "parameters": 0, "training": 0.0}
-    found = questions.costs({"rows": [
-        row | {"label": "none"}, row | {"label": "A", "relative": 1.5, "memory": 3.0, "training": 6.25},
-        row | {"label": "B", "memory": None, "parameters": 7}]})
-    assert found["brief"].endswith("A 1.50 / 1.50 / 0, B 1.00 / not measured / 7.")
-    assert found["sentence"].endswith("of the network: A 6.25 %.")
+    row = {"arm": "none", "relative": 1.0, "memory": 2.0, "parameters": 0, "training": 0.0}
+    found = questions.costs("Net", {"rows": [
+        row | {"label": "none"}, row | {"arm": "a", "label": "A", "relative": 1.5, "memory": 3.0, "training": 6.25},
+        row | {"arm": "b", "label": "B", "memory": None, "parameters": 7000, "training": None}]})
+    assert found["brief"].endswith(": A: 1.50, 1.50, 0; B: 1.00, –, 7,000.")
+    assert found["sentence"].endswith("of the network: A: 6.25 %; B: not known.")
+
+
+def test_a_rival_stands_at_its_best_setting_with_its_costs():
+    one = {"value": 0.5, "low": 0.4, "high": 0.6}
+    chosen = {"setting": "scale 2", "of": 4, "setting at an end": True, "w_nag beside": 1.0, "w at an end": False}
+    found = {"sampler": "euler_maruyama", "chosen": {"cfg": chosen}, "unguided": {"cfg": one, "cfg+nag": one},
+             "nag_adds": {"cfg": one}, "costs": {"cfg": {"time": 1.0, "parameters": 1234, "training": None}}}
+    overhead = {"rows": [{"arm": "none", "memory": 2.0}, {"arm": "cfg", "memory": 3.0}]}
+    line = rivals_table([found], overhead).splitlines()[-1]
+    assert line.startswith("| Euler–Maruyama | CFG | scale 2 † | 0.50 [0.40, 0.60] | 0.50 [0.40, 0.60] (w 1) |")
+    assert line.endswith("| 1.00 | 1.50 | 1,234 | its own, from the start |")
 
 
 def test_the_committed_answers_are_those_of_the_committed_studies():
@@ -139,23 +178,26 @@ def test_the_committed_answers_are_those_of_the_committed_studies():
 
 
 def test_a_findings_numbers_are_put_in_from_the_results(tmp_path, monkeypatch):
-    write_json(tmp_path / "metrics/a.json", {
+    folder = tmp_path / "results"
+    write_json(folder / "metrics/a.json", {
         "x": {"y": {"value": 2.0, "low": 1.5, "high": 2.5}}, "two words": {"value": 4.0}, "w": 0.25})
     source = tmp_path / "findings.md"
     source.write_text("Not a finding.\n\n* F1 (06, 00) **Two:** {a x/y\n  +.1f}, {a two words/value divided by x/y/value .2f} "
                       "at {a w g}.\n* F2 (00) Words alone.\n")
-    first, second = findings.findings(tmp_path, source)
+    first, second = findings.findings(folder, source)
     assert first["statement"] == "**Two:** +2.0 [+1.5, +2.5], 2.00 at 0.25." and first["id"] == "F1"
-    assert first["evidence"] == {"file": "metrics/a.json", "key": "x/y; two words/value; x/y/value; w", "notebooks": "06, 00"}
-    assert second["evidence"]["file"] == "" and findings.listed([second]) == "* Words alone. (F2; notebooks 00)"
+    assert first["evidence"] == {"file": "; ".join(["results/metrics/a.json"] * 4), "key": "x/y; two words/value; x/y/value; w",
+                                 "notebooks": "06, 00"}
+    assert second["evidence"]["file"] == "" and findings.listed([second]) == "* Words alone. (F2; notebook 00)"
     write_json(tmp_path / "studies/metrics/b.json", {"n": 0.5})
     monkeypatch.setattr(findings, "STUDIES", tmp_path / "studies")
     source.write_text("\n* F1 (22) {studies:b n .1f} and {a w g}")
-    row = findings.findings(tmp_path, source)[0]
-    assert row["statement"] == "0.5 and 0.25" and row["evidence"]["file"] == "studies/results/metrics/b.json; metrics/a.json"
+    row = findings.findings(folder, source)[0]
+    assert row["statement"] == "0.5 and 0.25"
+    assert row["evidence"]["file"] == "studies/results/metrics/b.json; results/metrics/a.json"
     source.write_text("\n* F1 (06) {a x/z .2f}")
     with pytest.raises(KeyError, match="z"):
-        findings.findings(tmp_path, source)
+        findings.findings(folder, source)
 
 
 @pytest.mark.parametrize("path, name", [("linear", "SiT of 0.5 M parameters"), ("ddpm", "DiT of 0.5 M parameters")])
