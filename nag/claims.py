@@ -17,8 +17,8 @@ MEANING = ("*reproduced*: the whole 95 % interval lies on the claimed side, for 
 Row = tuple[dict | None, dict, str, str]  # ours, evidence, verdict, note
 
 
-def _sign(x: dict, claimed: int, bound: float = 0.0) -> str:
-    """Verdict on "x is above (claimed = 1) or below (-1) the bound" from a 95 % interval."""
+def judged(x: dict, claimed: int, bound: float = 0.0) -> str:
+    """The verdict on "x is above (claimed = 1) or below (-1) the bound" from a 95 % interval."""
     low, high = sorted((claimed * (x["low"] - bound), claimed * (x["high"] - bound)))
     return "reproduced" if low > 0 else "contradicted" if high < 0 else OPEN
 
@@ -60,7 +60,7 @@ def _listed(ours: dict) -> str:
 
 def _each(ours: dict, claimed: int, bound: float = 0.0) -> tuple[str, str]:
     """The verdict over all entries, and a text that gives each its own."""
-    verdicts = {name: _sign(x, claimed, bound) for name, x in ours.items()}
+    verdicts = {name: judged(x, claimed, bound) for name, x in ours.items()}
     return _worst(list(verdicts.values())), "; ".join(f"{name} {_shown(x)} {verdicts[name]}" for name, x in ours.items())
 
 
@@ -89,8 +89,8 @@ def _statement_1(folder: Path, summary: dict) -> Row:
 
 def _reduces(folder: Path, summary: dict) -> Row:
     ours, before = _shifts(folder, summary, "late_ratio", "nag"), _shifts(folder, summary, "shift_late")
-    shifted = {name: _sign(before[name], 1) == "reproduced" for name in ours}
-    verdicts = {name: _sign(ours[name], -1, 1.0) if shifted[name] else OPEN for name in ours}
+    shifted = {name: judged(before[name], 1) == "reproduced" for name in ours}
+    verdicts = {name: judged(ours[name], -1, 1.0) if shifted[name] else OPEN for name in ours}
     text = "; ".join(f"{name} {_shown(ours[name])} {verdicts[name]}" if shifted[name] else f"{name}: no late shift to reduce"
                      for name in ours)
     middle, guided = _shifts(folder, summary, "middle"), _shifts(folder, summary, "middle", "nag")
@@ -134,7 +134,7 @@ def _dit_gains_more(folder: Path, summary: dict) -> Row:
         return None, _evidence([]), "partly", "no DiT was trained in this run"
     ours = _ratios(folder, summary, "nag over none")
     difference = {"low": ours["sit"]["low"] - ours["dit"]["high"], "high": ours["sit"]["high"] - ours["dit"]["low"]}
-    verdict, first = _sign(difference, 1), min(ours, key=lambda f: ours[f]["value"])
+    verdict, first = judged(difference, 1), min(ours, key=lambda f: ours[f]["value"])
     return ours, _evidence(_of_each(summary, "ratios"), "nag over none"), _worst([verdict]), (
         f"distance of NAG over unguided, from scratch: {_listed(ours)}: {verdict}, by point value {first} gains more; each "
         "family with its own deterministic sampler and its own best w of a sweep")
@@ -158,8 +158,9 @@ WITHOUT_STUDY = {"C6": "the half about domain guidance (DoG) is not measured her
 def _with_studies(claim: str, row: Row, answers: list[dict], words: str = "sentence") -> Row:
     """A claim's row with what the studies found about it (nag.questions); without a needed study it is partly at best.
 
-    So is a claim about released models or the paper's data sets, of which a study in small shows a part. `words` is which of
-    an answer's texts stands in the note, "sentence" or "brief".
+    So is a claim about released models or the paper's data sets, of which a study in small shows a part, unless the pipelines of
+    imagenet/ have an answer at the paper's scale, which then decides alone. `words` is which of an answer's texts stands in the
+    note, "sentence" or "brief".
     """
     ours, evidence, verdict, note = row
     if not answers:
@@ -167,12 +168,19 @@ def _with_studies(claim: str, row: Row, answers: list[dict], words: str = "sente
         if missing is None:
             return row
         return ours, evidence, "partly" if verdict == "reproduced" else verdict, f"{note}; {missing}"
-    small = verdict == "needs GPUs"
-    joined = _worst([answer["verdict"] for answer in answers] + [verdict] * (not small))
-    here = f" That is in small; {note}, which needs GPUs (imagenet/README.md)." if small else f" {note[0].upper()}{note[1:]}."
+    answers = sorted(answers, key=lambda answer: "scale" not in answer)
     studies = [{name: answer[name] for name in ("file", "key")} for answer in answers]
-    joined = "partly" if small and joined == "reproduced" else joined
-    return ours, evidence | {"studies": studies}, joined, " ".join(answer[words] for answer in answers) + here
+    told = " ".join(answer[words] for answer in answers)
+    if verdict != "needs GPUs":
+        joined = _worst([answer["verdict"] for answer in answers] + [verdict])
+        told += f" {note[0].upper()}{note[1:]}."
+    elif at_scale := [answer["verdict"] for answer in answers if "scale" in answer]:
+        joined = _worst(at_scale)
+    else:
+        joined = _worst([answer["verdict"] for answer in answers])
+        joined = "partly" if joined == "reproduced" else joined
+        told += f" That is in small; {note}, which needs GPUs (imagenet/README.md)."
+    return ours, evidence | {"studies": studies}, joined, told
 
 
 def ledger(folder: Path, summary: dict, answers: dict[str, list[dict]] | None = None) -> list[dict]:

@@ -1,8 +1,8 @@
 """What the studies answer: the questions that the paper leaves open, and the claims that need a study.
 
 Every study's notebook composes its sentences from its own numbers and writes them beside those; here they are only gathered, into
-studies/answers.json, so that the main pipeline can read them without depending on hours of study. Its own parts are `automatic`
-and `costs`. The one sentence that answers a question, above those numbers, is written by hand in data/questions.md.
+studies/answers.json, so that the main pipeline can read them without depending on hours of study or days of ImageNet. Its own
+parts are `automatic` and `costs`. The one sentence that answers a question is written by hand in data/questions.md.
 """
 
 import hashlib
@@ -17,32 +17,33 @@ from nag.findings import filled, items
 from nag.paths import DATA, RESULTS, ROOT, STUDIES
 
 ANSWERS = ROOT / "studies" / "answers.json"
+ANSWERING = (STUDIES, ROOT / "imagenet" / "results", ROOT / "imagenet" / "finetune" / "results")
 OPEN = "not run yet"
 RULES = ("mean", "spread", "schedule")  # of nag.autoweight
 
 
-def collect(folder: Path = STUDIES) -> dict[str, list[dict]]:
-    """{id of a question or claim: [{"sentence", "brief", "key", "file", "figure", "sha256", maybe "verdict"}]} of a folder.
+def collect(*folders: Path) -> dict[str, list[dict]]:
+    """{id of a question or claim: [{"sentence", "brief", "key", "file", "figure", "sha256", ...}]} of folders of results.
 
-    "sentence" is the answer with its numbers and intervals, "brief" what of it a table has room for. Files and figures are
-    relative to the repository; the hash makes what is gathered change with any number of a study. Raises KeyError for evidence
-    that is not under its key.
+    "sentence" is the answer with its numbers and intervals, "brief" what of it a table has room for; that to a claim has a
+    "verdict", and a "scale" if it is the paper's. Files and figures are relative to the repository; the hash makes what is
+    gathered change with any number of a study. Raises KeyError for evidence that is not under its key.
     """
     found: dict[str, list[dict]] = {}
-    for path in sorted((folder / "metrics").glob("*.json"), key=lambda path: path.stem):
+    for path in sorted((path for folder in folders for path in (folder / "metrics").glob("*.json")), key=lambda path: path.stem):
         content = read_json(path)
         for name, answer in content.get("answers", {}).items():
             entry(content, answer["key"])
             where = {"file": path.relative_to(ROOT).as_posix(),
-                     "figure": (folder / answer["figure"]).relative_to(ROOT).as_posix(),
+                     "figure": (path.parents[1] / answer["figure"]).relative_to(ROOT).as_posix(),
                      "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
             found.setdefault(name.split(",")[0], []).append(answer | where)
     return found
 
 
 def write_answers() -> None:
-    """Gather the studies' answers into studies/answers.json."""
-    write_json(ANSWERS, collect())
+    """Gather the answers of the studies, and of the pipelines of imagenet/ if they have run, into studies/answers.json."""
+    write_json(ANSWERS, collect(*ANSWERING))
 
 
 def automatic(title: str, found: dict) -> dict[str, str]:

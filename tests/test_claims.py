@@ -22,7 +22,7 @@ def answer(verdict, sentence="S."):
     (0.1, 0.2, 1, "reproduced"), (-0.1, 0.2, 1, "not told apart"), (-0.2, -0.1, 1, "contradicted"),
     (-0.2, -0.1, -1, "reproduced")])
 def test_a_verdict_is_no_stronger_than_its_interval(low, high, claimed, verdict):
-    assert claims._sign({"low": low, "high": high}, claimed) == verdict
+    assert claims.judged({"low": low, "high": high}, claimed) == verdict
 
 
 @pytest.mark.parametrize("found, verdict", [
@@ -47,6 +47,16 @@ def test_studies_join_a_claim(base, found, verdict):
     assert ("needs GPUs" in note) == (base is GPU)
     assert claims._with_studies("C9", base, [answer(f) for f in found], "brief")[-1] == note.replace("S.", "B.")
     assert evidence["studies"] == [{"file": "studies/results/metrics/b.json", "key": "m/n"}] * len(found)
+
+
+@pytest.mark.parametrize("found, verdict", [(["reproduced"], "reproduced"), (["reproduced", "not told apart"], "partly"),
+                                            (["contradicted"], "contradicted")])
+def test_the_papers_scale_decides_a_claim_that_needs_it(found, verdict):
+    small = answer("contradicted", "In small.")
+    _, evidence, joined, note = claims._with_studies("C9", GPU, [small] + [answer(f) | {"scale": "paper"} for f in found])
+    assert joined == verdict and note == "S. " * len(found) + "In small." and len(evidence["studies"]) == 1 + len(found)
+    one = answer("reproduced") | {"scale": "paper"}  # another claim's verdict joins all that is known
+    assert claims._with_studies("C6", ROW, [small, one])[2] == "partly"
 
 
 def study(folder, name, content):
@@ -79,6 +89,9 @@ def test_answers_are_gathered_with_their_evidence(tmp_path, monkeypatch):
     study(folder, "c", {"answers": {"Q1": {"sentence": "", "key": "gone", "figure": "f"}}})
     with pytest.raises(KeyError, match="gone"):
         questions.collect(folder)
+    study(tmp_path / "imagenet", "d", {"n": 1, "answers": {"C9": {"sentence": "D.", "key": "n", "figure": "figures/d.png"}}})
+    at_scale = questions.collect(tmp_path / "gone", tmp_path / "imagenet")["C9"][0]
+    assert at_scale["file"] == "imagenet/metrics/d.json" and at_scale["figure"] == "imagenet/figures/d.png"
 
 
 @pytest.mark.parametrize("high, surely, near, helping", [
@@ -174,7 +187,8 @@ def test_a_rival_stands_at_its_best_setting_with_its_costs():
 
 
 def test_the_committed_answers_are_those_of_the_committed_studies():
-    assert read_json(questions.ANSWERS) == questions.collect(), "run `python -m nag.results answers` and commit the file"
+    found = questions.collect(*questions.ANSWERING)
+    assert read_json(questions.ANSWERS) == found, "run `python -m nag.results answers` and commit the file"
 
 
 def test_a_findings_numbers_are_put_in_from_the_results(tmp_path, monkeypatch):

@@ -16,7 +16,8 @@ from clones import ENV, clone, dvc
 from mini_world import build, extract
 from numpy.testing import assert_allclose
 
-from nag import adm, further, shards
+from nag import adm, further, questions, shards
+from nag.claims import judged
 from nag.files import read_json
 from nag.images import centre_crop
 from nag.paths import DATA, ROOT
@@ -123,7 +124,7 @@ def test_samples_of_two_processes_killed_are_those_of_one(world, tmp_path, monke
 
 
 @pytest.mark.slow
-def test_the_table_has_our_column_the_published_one_and_the_difference(world):
+def test_the_table_has_our_column_the_published_one_and_the_difference(world, monkeypatch):
     root, _ = world
     with open(root / "imagenet/results/paper_table.csv") as file:
         rows = list(csv.DictReader(file))
@@ -140,6 +141,13 @@ def test_the_table_has_our_column_the_published_one_and_the_difference(world):
         root_of = np.linalg.eigvals(cov @ real["sigma"]).astype(complex)
         expected = ((mean - real["mu"]) ** 2).sum() + np.trace(cov + real["sigma"]) - 2 * np.sqrt(root_of).sum().real
         assert ours == pytest.approx(expected, rel=1e-3)
+    monkeypatch.setattr(questions, "ROOT", root)
+    answers = questions.collect(root / "imagenet/results")
+    assert {claim: [answer["scale"] for answer in found] for claim, found in answers.items()} == {
+        "C6": ["paper", "paper"], "C7": ["paper", "paper"]}
+    ratio = read_json(root / "imagenet/results/metrics/paper_table.json")["gain"]["sit"]["NAG over none"]
+    assert ratio["value"] == pytest.approx(float(rows[1]["fid, ours"]) / float(rows[0]["fid, ours"]), rel=1e-3)
+    assert answers["C7"][0]["verdict"] == judged(ratio, -1, 1.0)
     for family in ("sit", "dit"):
         protocol = read_json(root / f"imagenet/results/protocols/{family}-nag.json")
         assert protocol["solver"] == {"sit": "euler_maruyama", "dit": "ddpm"}[family] and protocol["n"] == 32
