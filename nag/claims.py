@@ -1,11 +1,8 @@
-"""The claims ledger: each claim of the paper, our evidence by file and key, and a verdict computed from its interval.
-
-Evidence is text: file names and keys, each list joined by "; ", every key being in every file; that of studies stands apart.
-Of a question (nag.questions) the two lists run in parallel.
-"""
+"""The claims ledger: each claim of the paper, our evidence by file and key, and a verdict computed from its interval."""
 
 from pathlib import Path
 
+from nag.evidence import Place, places
 from nag.files import read_json
 from nag.paths import DATA
 
@@ -14,7 +11,7 @@ OPEN = "not told apart"  # of one network and sampler; a claim that rests on suc
 MEANING = ("*reproduced*: the whole 95 % interval lies on the claimed side, for every network and sampler; *contradicted*: on "
            f"the other side; *partly*: networks or samplers differ, or an interval leaves it open (*{OPEN}*). For C3 and C5 "
            "the side is a tolerance of ours, which the row states; *needs GPUs*: not tested at this scale")
-Row = tuple[dict | None, dict, str, str]  # ours, evidence, verdict, note
+Row = tuple[dict | None, list[Place], str, str]  # ours, evidence, verdict, note
 
 
 def judged(x: dict, claimed: int, bound: float = 0.0) -> str:
@@ -28,13 +25,9 @@ def _worst(verdicts: list[str]) -> str:
     return verdicts[0] if len(set(verdicts)) == 1 and verdicts[0] != OPEN else "partly"
 
 
-def _evidence(files: list[str], *keys: str) -> dict:
-    return {"file": "; ".join(files), "key": "; ".join(keys)}
-
-
-def _of_each(summary: dict, kind: str) -> list[str]:
-    """The files metrics/KIND-FAMILY.json of all families."""
-    return [f"metrics/{kind}-{family}.json" for family in summary]
+def _of_each(folder: Path, summary: dict, kind: str, *keys: str) -> list[Place]:
+    """The keys in the files metrics/KIND-FAMILY.json of all families."""
+    return places([f"{folder.name}/metrics/{kind}-{family}.json" for family in summary], *keys)
 
 
 def _number(x: dict) -> dict:
@@ -67,14 +60,14 @@ def _each(ours: dict, claimed: int, bound: float = 0.0) -> tuple[str, str]:
 def _shifted(folder: Path, summary: dict) -> Row:
     ours = _shifts(folder, summary, "shift_late")
     verdict, text = _each(ours, 1)
-    return ours, _evidence(_of_each(summary, "shift"), "none/shift_late", "sde-none/shift_late"), verdict, (
+    return ours, _of_each(folder, summary, "shift", "none/shift_late", "sde-none/shift_late"), verdict, (
         f"unguided shift over 0 < t <= 0.2, control subtracted: {text}")
 
 
 def _grows(folder: Path, summary: dict) -> Row:
     ours = _shifts(folder, summary, "growth")
     verdict, text = _each(ours, 1)
-    return ours, _evidence(_of_each(summary, "shift"), "none/growth", "sde-none/growth"), verdict, (
+    return ours, _of_each(folder, summary, "shift", "none/growth", "sde-none/growth"), verdict, (
         f"late shift minus that over 0.4 <= t <= 0.9: {text}")
 
 
@@ -82,7 +75,7 @@ def _statement_1(folder: Path, summary: dict) -> Row:
     toy = read_json(folder / "metrics" / "toy.json")["statement_1"]
     verdict = ("reproduced" if 0.9 <= toy["low"] and toy["high"] <= 1.1 else
                "contradicted" if toy["high"] < 0.9 or toy["low"] > 1.1 else "partly")
-    return _number(toy), _evidence(["metrics/toy.json"], "statement_1"), verdict, (
+    return _number(toy), places([f"{folder.name}/metrics/toy.json"], "statement_1"), verdict, (
         f"measured shift over sqrt(t^2 + s^2) - t on an exact toy with alpha = 1, t >= 0.1: {_shown(toy)}; "
         "reproduced if within 10 %; on SiT's path it is an approximation (notebook 00), DiT's was not tested")
 
@@ -96,7 +89,7 @@ def _reduces(folder: Path, summary: dict) -> Row:
     middle, guided = _shifts(folder, summary, "middle"), _shifts(folder, summary, "middle", "nag")
     text += "; over 0.4 <= t <= 0.9 the shift goes from " + "; ".join(
         f"{name} {_shown(middle[name])} to {_shown(guided[name])}" for name in ours)
-    return ours, _evidence(_of_each(summary, "shift"), "nag/late_ratio", "sde-nag/late_ratio", "nag/middle"), _worst(
+    return ours, _of_each(folder, summary, "shift", "nag/late_ratio", "sde-nag/late_ratio", "nag/middle"), _worst(
         list(verdicts.values())), ("|late shift| (0 < t <= 0.2) with NAG over that without, forward states of real images being "
                                    f"the control (by another one: F7): {text}")
 
@@ -115,7 +108,7 @@ def _near_cfg(folder: Path, summary: dict) -> Row:
                 "contradicted" if gain[f]["low"] > 1 else "partly" for f in ours]
     shares = ", ".join(f"{f} {(x['none'] - x['nag']) / (x['none'] - x['cfg']):.2f}" for f, x in of.items())
     unguided = ", ".join(f"{f} {x['none'] / x['cfg']:.2f}" for f, x in of.items())
-    return ours, _evidence(_of_each(summary, "ratios"), "nag over cfg", "nag over none"), _worst(verdicts), (
+    return ours, _of_each(folder, summary, "ratios", "nag over cfg", "nag over none"), _worst(verdicts), (
         f"distance of NAG over that of CFG (paper: sit 1.10, dit 1.14): {_listed(ours)}; no guidance over CFG: {unguided} "
         f"(paper: sit 4.18, dit 4.24); share of CFG's gain that NAG reaches, by point value: {shares} (paper: 0.97 and 0.96). "
         f"Reproduced if NAG surely improves and is surely at most {near} of CFG, where no guidance is not; contradicted if it "
@@ -125,23 +118,23 @@ def _near_cfg(folder: Path, summary: dict) -> Row:
 def _adds_to_cfg(folder: Path, summary: dict) -> Row:
     ours = _ratios(folder, summary, "cfg+nag over cfg")
     verdict, text = _each(ours, -1, 1.0)
-    return ours, _evidence(_of_each(summary, "ratios"), "cfg+nag over cfg"), verdict, (
+    return ours, _of_each(folder, summary, "ratios", "cfg+nag over cfg"), verdict, (
         f"distance of CFG + NAG over that of CFG: {text}")
 
 
 def _dit_gains_more(folder: Path, summary: dict) -> Row:
     if "dit" not in summary:
-        return None, _evidence([]), "partly", "no DiT was trained in this run"
+        return None, [], "partly", "no DiT was trained in this run"
     ours = _ratios(folder, summary, "nag over none")
     difference = {"low": ours["sit"]["low"] - ours["dit"]["high"], "high": ours["sit"]["high"] - ours["dit"]["low"]}
     verdict, first = judged(difference, 1), min(ours, key=lambda f: ours[f]["value"])
-    return ours, _evidence(_of_each(summary, "ratios"), "nag over none"), _worst([verdict]), (
+    return ours, _of_each(folder, summary, "ratios", "nag over none"), _worst([verdict]), (
         f"distance of NAG over unguided, from scratch: {_listed(ours)}: {verdict}, by point value {first} gains more; each "
         "family with its own deterministic sampler and its own best w of a sweep")
 
 
 def _out_of_reach(why: str):
-    return lambda folder, summary: (None, _evidence([]), "needs GPUs", why)
+    return lambda folder, summary: (None, [], "needs GPUs", why)
 
 
 JUDGES = {
@@ -169,7 +162,7 @@ def _with_studies(claim: str, row: Row, answers: list[dict], words: str = "sente
             return row
         return ours, evidence, "partly" if verdict == "reproduced" else verdict, f"{note}; {missing}"
     answers = sorted(answers, key=lambda answer: "scale" not in answer)
-    studies = [{name: answer[name] for name in ("file", "key")} for answer in answers]
+    evidence = evidence + [{name: answer[name] for name in ("file", "key")} for answer in answers]
     told = " ".join(answer[words] for answer in answers)
     if verdict != "needs GPUs":
         joined = _worst([answer["verdict"] for answer in answers] + [verdict])
@@ -180,14 +173,14 @@ def _with_studies(claim: str, row: Row, answers: list[dict], words: str = "sente
         joined = _worst([answer["verdict"] for answer in answers])
         joined = "partly" if joined == "reproduced" else joined
         told += f" That is in small; {note}, which needs GPUs (imagenet/README.md)."
-    return ours, evidence | {"studies": studies}, joined, told
+    return ours, evidence, joined, told
 
 
 def ledger(folder: Path, summary: dict, answers: dict[str, list[dict]] | None = None) -> list[dict]:
-    """Rows {id, statement, paper, ours, evidence: {file, key}, verdict, note, brief}, one per claim of data/paper_claims.json.
+    """Rows {id, statement, paper, ours, evidence, verdict, note, brief}, one per claim of data/paper_claims.json.
 
-    `answers` are those of nag.questions. Files of evidence are relative to the results folder, those of studies to the
-    repository. Raises KeyError for a claim without a judge, FileNotFoundError for missing evidence.
+    `answers` are those of nag.questions; `folder` is one of the repository, such as results/. Raises KeyError for a claim without
+    a judge, FileNotFoundError for missing evidence.
     """
     rows = []
     for claim in read_json(DATA / "paper_claims.json"):

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from nag.evidence import Place
 from nag.files import entry, read_json
 from nag.paths import DATA, STUDIES
 
@@ -21,19 +22,19 @@ def with_interval(x: dict, form: str = ".2f") -> str:
     return f"{value} [{low}, {high}]"
 
 
-def filled(text: str, folder: Path) -> tuple[str, dict]:
-    """The text with its numbers put in from a folder of results, and where they are from: {"file", "key"}, parallel lists.
+def filled(text: str, folder: Path) -> tuple[str, list[Place]]:
+    """The text with its numbers put in from a folder of results, and the places that they are from.
 
     Raises KeyError for a key that a file has not, FileNotFoundError for a missing file, ValueError for a field of another form.
     """
-    places: dict[tuple[str, str], None] = {}
+    found: dict[tuple[str, str], None] = {}
 
     def shown(field: re.Match) -> str:
         file, key, base, form = field.groups()
         stem = file.removeprefix("studies:")
         source, name = (folder, folder.name) if stem == file else (STUDIES, "studies/results")
         content = read_json(source / "metrics" / f"{stem}.json")
-        places.update(dict.fromkeys((f"{name}/metrics/{stem}.json", part) for part in (key, base) if part))
+        found.update(dict.fromkeys((f"{name}/metrics/{stem}.json", part) for part in (key, base) if part))
         value = entry(content, key)
         if base:
             return format(value / entry(content, base), form)
@@ -42,7 +43,7 @@ def filled(text: str, folder: Path) -> tuple[str, dict]:
     done = FIELD.sub(shown, text)
     if left := re.search(r"[{}].{0,60}", done):
         raise ValueError(f"{left[0]!r} is no field such as {{file key .2f}}: mend it")
-    return done, {"file": "; ".join(file for file, _ in places), "key": "; ".join(key for _, key in places)}
+    return done, [{"file": file, "key": key} for file, key in found]
 
 
 def items(source: Path, form: str) -> Iterator[tuple[str, ...]]:
@@ -55,16 +56,16 @@ def items(source: Path, form: str) -> Iterator[tuple[str, ...]]:
 
 
 def findings(folder: Path, source: Path = DATA / "findings.md") -> list[dict]:
-    """Rows {id, statement, paper, ours, evidence: {file, key, notebooks}, verdict, note}, one for each item of `source`."""
+    """Rows {id, statement, paper, ours, evidence, notebooks, verdict, note}, one for each item of `source`."""
     rows = []
     for name, notebooks, text in items(source, r"(F\d+) \(([\d, ]+)\) (.*)"):
         statement, evidence = filled(text, folder)
         rows.append({"id": name, "statement": statement, "paper": "not stated", "ours": None,
-                     "evidence": evidence | {"notebooks": notebooks}, "verdict": "found here", "note": ""})
+                     "evidence": evidence, "notebooks": notebooks, "verdict": "found here", "note": ""})
     return rows
 
 
 def listed(rows: list[dict]) -> str:
     """The findings as a Markdown list, each with its row's name and its notebooks."""
-    return "\n".join(f"* {row['statement']} ({row['id']}; notebook{'s' * (',' in row['evidence']['notebooks'])} "
-                     f"{row['evidence']['notebooks']})" for row in rows)
+    return "\n".join(f"* {row['statement']} ({row['id']}; notebook{'s' * (',' in row['notebooks'])} {row['notebooks']})"
+                     for row in rows)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from nag.evidence import links
 from nag.files import entry, read_json, write_json
 from nag.findings import filled, items
 from nag.paths import DATA, RESULTS, ROOT, STUDIES
@@ -94,17 +95,16 @@ def questions(answers: dict[str, list[dict]], own: dict[str, list[dict]] | None 
     """Rows {id, statement, paper, ours, evidence, verdict, answer, note, brief, figures} of the questions in `source`.
 
     `own` are answers of the main pipeline, whose results are in `folder`; they are a part where a study's are not there.
-    "answer" is the one sentence, its numbers from evidence["answer"]; "note" has all numbers, from evidence["file"] and ["key"].
-    Raises what `findings.filled` raises.
+    "answer" is the one sentence, "note" has all numbers; the evidence is that of both. Raises what `findings.filled` raises.
     """
     rows = []
     for name, (question, sentence) in asked(source).items():
         part, studied = (found.get(name, []) for found in (own or {}, answers))
         mine = part + studied
-        answer, places = filled(sentence, folder) if studied else ("", {"file": "", "key": ""})
-        evidence = {kind: "; ".join(found[kind] for found in mine) for kind in ("file", "key")}
+        answer, evidence = filled(sentence, folder) if studied else ("", [])
+        evidence = [{name: found[name] for name in ("file", "key")} for found in mine] + evidence
         rows.append({
-            "id": name, "statement": question, "paper": "left open", "ours": None, "evidence": evidence | {"answer": places},
+            "id": name, "statement": question, "paper": "left open", "ours": None, "evidence": evidence,
             "verdict": "answered" if studied else f"in part, its study is {OPEN}" if part else OPEN, "answer": answer,
             "note": " ".join(found["sentence"] for found in mine), "brief": " ".join(found["brief"] for found in mine),
             "figures": [found["figure"] for found in mine]})
@@ -117,14 +117,8 @@ def table(rows: list[dict]) -> str:
     for row in rows:
         figures = ", ".join(f"[{Path(figure).stem}]({figure})" for figure in dict.fromkeys(row["figures"]))
         answer = f"**{row['answer']}** {row['brief']}" if row["verdict"] == "answered" else f"{row['brief']} *{row['verdict']}*"
-        places: dict[str, dict] = {}
-        for listed in (row["evidence"], row["evidence"]["answer"]):
-            for file, key in zip(listed["file"].split("; "), listed["key"].split("; "), strict=True):
-                places.setdefault(file, {})[key.split("/")[0]] = None  # the branch is enough to find it
-        evidence = ", ".join(f"[{Path(file).stem}]({file}): {', '.join(f'`{key}`' for key in keys)}"
-                             for file, keys in places.items() if file)
         lines.append(f"| {row['id']}. {row['statement']} | {answer.strip().replace('|', '&#124;')} | {figures or '–'} | "
-                     f"{evidence or '–'} |")
+                     f"{links(row['evidence'], depth=1)} |")  # the branch is enough to find it
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from nag import features, findings, questions
 from nag.claims import MEANING
+from nag.evidence import links
 from nag.files import atomic, read_json
 from nag.models import PATH_OF, DiT
 from nag.paths import DATA, RESULTS, ROOT, STUDIES
@@ -128,9 +129,8 @@ def readme_tables(summary: dict, claims: list[dict]) -> str:
     lines += ["", f"The paper's claims. The verdicts: {MEANING}.", ""]
     lines += ["| claim | what the paper says | verdict here | evidence |", "|---|---|---|---|"]
     for c in claims:
-        own = [f"results/: `{c['evidence']['file']}`: `{c['evidence']['key']}`"] if c["evidence"]["file"] else []
-        where = "; ".join(own + [f"`{s['file']}`: `{s['key']}`" for s in c["evidence"].get("studies", [])]) or "none"
-        lines.append(f"| {c['id']} | {c['statement']} | **{c['verdict']}**: {c['brief'].replace('|', '&#124;')} | {where} |")
+        lines.append(f"| {c['id']} | {c['statement']} | **{c['verdict']}**: {c['brief'].replace('|', '&#124;')} | "
+                     f"{links(c['evidence'])} |")
     return "\n".join(lines)
 
 

@@ -5,12 +5,14 @@ import json
 import pytest
 
 from nag import claims, findings, questions
+from nag.evidence import check, links, places
 from nag.files import read_json, write_json
 from nag.models import DiT, ModelConfig
 from nag.results import named, rivals_table
 
-ROW = ({"x": 1}, {"file": "metrics/a.json", "key": "k"}, "reproduced", "our note")
-GPU = (None, {"file": "", "key": ""}, "needs GPUs", "why")
+PLACE = {"file": "results/metrics/a.json", "key": "k"}
+ROW = ({"x": 1}, [PLACE], "reproduced", "our note")
+GPU = (None, [], "needs GPUs", "why")
 
 
 def answer(verdict, sentence="S."):
@@ -46,7 +48,7 @@ def test_studies_join_a_claim(base, found, verdict):
     assert joined == verdict and note.startswith("S.")
     assert ("needs GPUs" in note) == (base is GPU)
     assert claims._with_studies("C9", base, [answer(f) for f in found], "brief")[-1] == note.replace("S.", "B.")
-    assert evidence["studies"] == [{"file": "studies/results/metrics/b.json", "key": "m/n"}] * len(found)
+    assert evidence == base[1] + [{"file": "studies/results/metrics/b.json", "key": "m/n"}] * len(found)
 
 
 @pytest.mark.parametrize("found, verdict", [(["reproduced"], "reproduced"), (["reproduced", "not told apart"], "partly"),
@@ -54,9 +56,20 @@ def test_studies_join_a_claim(base, found, verdict):
 def test_the_papers_scale_decides_a_claim_that_needs_it(found, verdict):
     small = answer("contradicted", "In small.")
     _, evidence, joined, note = claims._with_studies("C9", GPU, [small] + [answer(f) | {"scale": "paper"} for f in found])
-    assert joined == verdict and note == "S. " * len(found) + "In small." and len(evidence["studies"]) == 1 + len(found)
+    assert joined == verdict and note == "S. " * len(found) + "In small." and len(evidence) == 1 + len(found)
     one = answer("reproduced") | {"scale": "paper"}  # another claim's verdict joins all that is known
     assert claims._with_studies("C6", ROW, [small, one])[2] == "partly"
+
+
+def test_evidence_is_there_under_its_key_and_linked(tmp_path):
+    write_json(tmp_path / "a.json", {"x": {"y": 1}})
+    found = places(["a.json"], "x/y", "x")
+    check(found, tmp_path)
+    assert links(found) == "[a](a.json): `x/y`, `x`" and links(found, depth=1) == "[a](a.json): `x`" and links([]) == "–"
+    with pytest.raises(KeyError, match="z"):
+        check(places(["a.json"], "x/z"), tmp_path)
+    with pytest.raises(FileNotFoundError, match="b.json"):
+        check(places(["b.json"], "x"), tmp_path)
 
 
 def study(folder, name, content):
@@ -153,7 +166,8 @@ def test_an_answers_numbers_are_put_in_and_say_where_they_are_from(tmp_path):
     write_json(folder / "metrics/a.json", {"x": {"y": 0.26}})
     row = questions.questions({"Q1": [answer("")]}, folder=folder, source=source)[0]
     assert row["answer"] == "Because of 0.3."
-    assert row["evidence"]["answer"] == {"file": "results/metrics/a.json", "key": "x/y"}
+    assert row["evidence"] == [{"file": "studies/results/metrics/b.json", "key": "m/n"},
+                               {"file": "results/metrics/a.json", "key": "x/y"}]
     assert "[b](studies/results/metrics/b.json): `m`, [a](results/metrics/a.json): `x` |" in questions.table([row])
     assert questions.questions({}, folder=folder, source=source)[0]["answer"] == ""  # a hand-written answer needs its study
 
@@ -200,15 +214,15 @@ def test_a_findings_numbers_are_put_in_from_the_results(tmp_path, monkeypatch):
                       "at {a w g}.\n* F2 (00) Words alone.\n")
     first, second = findings.findings(folder, source)
     assert first["statement"] == "**Two:** +2.0 [+1.5, +2.5], 2.00 at 0.25." and first["id"] == "F1"
-    assert first["evidence"] == {"file": "; ".join(["results/metrics/a.json"] * 4), "key": "x/y; two words/value; x/y/value; w",
-                                 "notebooks": "06, 00"}
-    assert second["evidence"]["file"] == "" and findings.listed([second]) == "* Words alone. (F2; notebook 00)"
+    assert first["evidence"] == places(["results/metrics/a.json"], "x/y", "two words/value", "x/y/value", "w")
+    assert second["evidence"] == [] and first["notebooks"] == "06, 00"
+    assert findings.listed([second]) == "* Words alone. (F2; notebook 00)"
     write_json(tmp_path / "studies/metrics/b.json", {"n": 0.5})
     monkeypatch.setattr(findings, "STUDIES", tmp_path / "studies")
     source.write_text("\n* F1 (22) {studies:b n .1f} and {a w g}")
     row = findings.findings(folder, source)[0]
     assert row["statement"] == "0.5 and 0.25"
-    assert row["evidence"]["file"] == "studies/results/metrics/b.json; results/metrics/a.json"
+    assert [place["file"] for place in row["evidence"]] == ["studies/results/metrics/b.json", "results/metrics/a.json"]
     source.write_text("\n* F1 (06) {a x/z .2f}")
     with pytest.raises(KeyError, match="z"):
         findings.findings(folder, source)

@@ -20,7 +20,7 @@ LAYERS = [
     ["samplers", "corrections"],
     ["train", "levels", "diagnose", "autoweight", "overhead", "extractor", "shift", "metrics", "generate", "bench"],
     ["further", "shards", "inception", "adm", "study", "judges", "rivals", "preflight"],
-    ["canvas", "features", "figures", "claims", "questions", "findings", "results"],
+    ["canvas", "features", "figures", "evidence", "claims", "questions", "findings", "results"],
 ]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODULES = {path.stem: path for path in (ROOT / "nag").glob("*.py") if path.stem != "__init__"}
