@@ -11,10 +11,9 @@ from clones import dvc
 from nag.paths import ROOT
 
 STAGES = yaml.safe_load((ROOT / "studies/dvc.yaml").read_text())["stages"]
-# these draw, read and write, put numbers into words, choose a device, or serve the paper's scale only: no number of a study
-# depends on them
-ASIDE = {"adm", "canvas", "checkpoint", "claims", "data", "device", "distributed", "files", "figures", "findings", "images",
-         "latents", "paths", "results", "shards", "transfer"}
+# these draw, read and write, choose a device, or serve the paper's scale only: no number of a study depends on them
+ASIDE = {"adm", "canvas", "checkpoint", "data", "device", "distributed", "files", "figures", "images", "latents", "paths",
+         "results", "shards", "transfer"}
 
 
 @pytest.fixture(scope="module")
