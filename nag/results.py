@@ -1,6 +1,7 @@
 """The results as one table, and the closing line of `make repro` that sets new numbers beside the committed ones."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,6 +44,13 @@ def build_summary(folder: Path, families: list[str]) -> dict:
             summary[family][arm] = values | {"shift_late": shift[arm]["shift_late"] | {"seeds": seeds},
                                              "nfe": protocol["nfe"], "protocol": protocol}
     return summary
+
+
+def independent_ratio(a: dict, b: dict) -> dict[str, float]:
+    """Ratio of two positive numbers {"value", "low", "high"} whose errors are taken as independent, as such a number."""
+    value = a["value"] / b["value"]
+    half = math.hypot(*((x["high"] - x["low"]) / 2 / x["value"] for x in (a, b)))
+    return {"value": value, "low": value * math.exp(-half), "high": value * math.exp(half)}
 
 
 def over_unguided(summary: dict, metric: str = "fd") -> dict[str, dict[str, float]]:
