@@ -32,35 +32,35 @@ setup: ## create .venv from requirements.lock (only when the lock's content has 
 repro: setup ## run what is out of date, then compare with the committed numbers
 	@echo "Running the stages of dvc.yaml that are out of date; results go to results/."
 	@$(BIN)/dvc repro
-	@$(BIN)/python -m nag.results close
+	@$(BIN)/python -m companion.report.summary close
 
 # One worker a core, at most eight; a file stays in one worker. The longest come first, so that no core waits long at the end. Notebook 7
 # comes when notebook 6 has left it the samples, and last the one that draws what the others wrote by hand.
-LONGEST := tests/test_imagenet.py tests/test_pipeline.py
+LONGEST := tests/companion/pipeline/test_imagenet.py tests/companion/pipeline/test_pipeline.py
 AFTER := notebooks/07_evaluate.ipynb
 LAST := notebooks/08_figures.ipynb
 NOTEBOOKS := $(filter-out $(AFTER) $(LAST),$(wildcard notebooks/*.ipynb))
-TESTS := $(filter-out $(LONGEST),$(wildcard tests/test_*.py))
+TESTS := $(filter-out $(LONGEST),$(shell find tests -name 'test_*.py'))
 test: setup ## unit and pipeline tests, and every notebook at its small defaults
 	@cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); workers=$$(( cores > 8 ? 8 : cores )); \
 	OMP_NUM_THREADS=$$(( cores / workers )) $(BIN)/pytest -q -n $$workers --dist loadfile --no-loadscope-reorder --run-slow \
 	  --nbval-lax --nbval-current-env $(LONGEST) $(NOTEBOOKS) $(AFTER) $(TESTS) $(LAST)
 
 imagenet: setup ## the paper's scale on GPUs: see imagenet/README.md first
-	@$(BIN)/python -m nag.preflight imagenet/params.yaml
+	@$(BIN)/python -m companion.experiments.preflight imagenet/params.yaml
 	@$(BIN)/dvc repro imagenet/dvc.yaml
 
 test-fast: setup ## unit tests that are neither slow nor for a GPU
 	@$(BIN)/pytest -q -m "not slow and not gpu" tests
 
 readme: setup ## put the committed results into the README
-	@$(BIN)/python -m nag.results readme
+	@$(BIN)/python -m companion.report.summary readme
 
 lint: setup notebooks-lint ## ruff on .py and .ipynb, and notebooks-lint
 	@$(BIN)/ruff check .
 
 bench: setup ## speed of training and sampling, fp32 against bf16 and compiled
-	@$(BIN)/python -m nag.bench
+	@$(BIN)/python -m companion.experiments.bench
 
 figures: setup ## redraw the figures (and what they need that is out of date)
 	@$(BIN)/dvc repro figures
@@ -82,4 +82,4 @@ lock: setup ## upgrade .venv within pyproject.toml and pin it (then edit environ
 
 clean: ## remove caches and build/ (not .venv, results/ or the DVC cache)
 	@rm -rf build/* dist .pytest_cache .ruff_cache *.egg-info
-	@find nag notebooks tests -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	@find nag companion notebooks tests -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -1,7 +1,8 @@
-"""The discrete side of diffusion: the Gaussian q(x_s | x_t, x_0) between two levels, and DiT's learned range of variances.
+"""The discrete side of diffusion: the Gaussian q(x_s | x_t, x_0) between two levels, and DiT's
+learned range of variances.
 
-Levels are times of any path, 1 >= t > s >= 0; with path "ddpm", level i of 0...999 is t = (i + 1)/1000.
-"""
+Levels are times of any path, 1 >= t > s >= 0; with path "ddpm", level i of 0...999 is t = (i +
+1)/1000."""
 
 import math
 
@@ -14,7 +15,9 @@ LEVELS = 1000
 
 
 def learns_variance(config: object) -> bool:
-    """Whether a network's second half of channels is a variance: the official SiT has such channels too, never trained."""
+    """Whether a network's second half of channels is a variance: the official SiT has such channels
+    too, never trained.
+    """
     return getattr(config, "learn_sigma", False) and config.path == "ddpm"
 
 
@@ -23,11 +26,14 @@ def discretise(u: Tensor) -> Tensor:
     return (u * LEVELS).floor().clamp_max(LEVELS - 1).add(1) / LEVELS
 
 
-def posterior(t: Tensor | float, s: Tensor | float, like: Tensor, path: str = "ddpm") -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """q(x_s | x_t, x_0) = N(a x_0 + b x_t, variance): a, b, variance and beta = var(x_t | x_s), in float64 (MPS: 32).
+def posterior(
+    t: Tensor | float, s: Tensor | float, like: Tensor, path: str = "ddpm"
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """q(x_s | x_t, x_0) = N(a x_0 + b x_t, variance): a, b, variance and beta = var(x_t | x_s), in
+    float64 (MPS: 32).
 
-    t and s are () or (B,) with t > s; all four broadcast against `like` (B, ...) (Ho et al., 2020, eq. 6-7, for any path).
-    """
+    t and s are () or (B,) with t > s; all four broadcast against `like` (B, ...) (Ho et al., 2020,
+    eq. 6-7, for any path)."""
     like = like.new_zeros([1] * like.ndim, dtype=widest(like.device))
     now, then = coefficients(path, t, like), coefficients(path, s, like)
     ratio = now.alpha / then.alpha
@@ -36,36 +42,59 @@ def posterior(t: Tensor | float, s: Tensor | float, like: Tensor, path: str = "d
     return then.alpha * beta / now.sigma**2, ratio * shrink, beta * shrink, beta
 
 
-def log_variance(fraction: Tensor, t: Tensor | float, s: Tensor | float, path: str = "ddpm") -> Tensor:
-    """DiT's learned range: log variance (B, ...) between the posterior's (fraction 0) and beta's (1), of fraction's dtype.
+def log_variance(
+    fraction: Tensor, t: Tensor | float, s: Tensor | float, path: str = "ddpm"
+) -> Tensor:
+    """DiT's learned range: log variance (B, ...) between the posterior's (fraction 0) and beta's
+    (1), of fraction's dtype.
 
-    The posterior variance of a step to s = 0 is zero; that of the step before stands for it (Nichol & Dhariwal, 2021).
-    """
-    t, s = (torch.as_tensor(k, dtype=widest(fraction.device), device=fraction.device) for k in (t, s))
+    The posterior variance of a step to s = 0 is zero; that of the step before stands for it (Nichol
+    & Dhariwal, 2021)."""
+    t, s = (
+        torch.as_tensor(k, dtype=widest(fraction.device), device=fraction.device) for k in (t, s)
+    )
     *_, beta = posterior(t, s, fraction, path)
     at_data = s == 0
-    *_, least, _ = posterior(torch.where(at_data, 2 * t, t), torch.where(at_data, t, s), fraction, path)
+    *_, least, _ = posterior(
+        torch.where(at_data, 2 * t, t), torch.where(at_data, t, s), fraction, path
+    )
     return (fraction * beta.log() + (1 - fraction) * least.log()).to(fraction.dtype)
 
 
-def variational_bound(fraction: Tensor, x0_hat: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """DDPM's bound of one level in bits per dimension, (B,), which trains the variance (Nichol & Dhariwal, 2021).
+def variational_bound(
+    fraction: Tensor, x0_hat: Tensor, x0: Tensor, x_t: Tensor, t: Tensor
+) -> Tensor:
+    """DDPM's bound of one level in bits per dimension, (B,), which trains the variance (Nichol &
+    Dhariwal, 2021).
 
-    fraction, x0_hat, x0, x_t are (B, ...), images in [-1, 1] of 256 grey levels, t (B,) from `discretise`. The KL of
-    q(x_s | x_t, x_0) from the model's step; at the first level the log likelihood of the grey level.
-    """
+    fraction, x0_hat, x0, x_t are (B, ...), images in [-1, 1] of 256 grey levels, t (B,) from
+    `discretise`. The KL of q(x_s | x_t, x_0) from the model's step; at the first level the log
+    likelihood of the grey level."""
     s = t - 1 / LEVELS
     s = torch.where(s < 0.5 / LEVELS, torch.zeros_like(s), s)
     a, b, *_ = (k.to(x_t.dtype) for k in posterior(t, s, x_t))
     mean, true = a * x0_hat + b * x_t, a * x0 + b * x_t
-    log_var, true_log_var = log_variance(fraction, t, s), log_variance(torch.zeros_like(fraction), t, s)
-    kl = 0.5 * (log_var - true_log_var - 1 + (true_log_var - log_var).exp() + (true - mean) ** 2 * (-log_var).exp())
-    nats = torch.where((s == 0).view(-1, *[1] * (x0.ndim - 1)), -grey_log_likelihood(x0, mean, log_var), kl)
+    log_var, true_log_var = (
+        log_variance(fraction, t, s),
+        log_variance(torch.zeros_like(fraction), t, s),
+    )
+    kl = 0.5 * (
+        log_var
+        - true_log_var
+        - 1
+        + (true_log_var - log_var).exp()
+        + (true - mean) ** 2 * (-log_var).exp()
+    )
+    nats = torch.where(
+        (s == 0).view(-1, *[1] * (x0.ndim - 1)), -grey_log_likelihood(x0, mean, log_var), kl
+    )
     return nats.flatten(1).mean(1) / math.log(2)
 
 
 def grey_log_likelihood(x0: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """Log probability of images of 256 grey levels in [-1, 1] under a Normal cut into bins, the outer two open-ended."""
+    """Log probability of images of 256 grey levels in [-1, 1] under a Normal cut into bins, the
+    outer two open-ended.
+    """
     scale, half = (-0.5 * log_var).exp(), 1 / 255
     upper = torch.special.ndtr((x0 - mean + half) * scale)
     lower = torch.special.ndtr((x0 - mean - half) * scale)

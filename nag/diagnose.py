@@ -1,8 +1,9 @@
-"""One-call diagnosis of anyone's model: the noise shift of a field, or of a loop with a diffusers scheduler.
+"""One-call diagnosis of anyone's model: the noise shift of a field, or of a loop with a diffusers
+scheduler.
 
-The judge is any `estimator` x (B, C, H, W) -> (B,) that reads a state's t, trained on the model's own data and path, such as
-functools.partial(nag.estimator.posterior_mean, net). Images are seeded one by one: no result depends on the batch.
-"""
+The judge is any `estimator` x (B, C, H, W) -> (B,) that reads a state's t, trained on the model's
+own data and path, such as functools.partial(nag.estimator.posterior_mean, net). Images are seeded
+one by one: no result depends on the batch."""
 
 from collections.abc import Callable, Iterable, Iterator
 from inspect import signature
@@ -12,61 +13,102 @@ import torch
 from torch import Tensor
 
 from nag.interpolant import PATHS, coefficients, convert, time_of_ratio
-from nag.rng import ImageNoise
-from nag.samplers import euler
+from nag.samplers.one_step import euler
 from nag.shift import estimated_times, forward_states, noise_shift
+from nag.support.rng import ImageNoise
 
 Estimator = Callable[[Tensor], Tensor]
-# How the states of diffusers' schedulers are scaled: "table" alphas_cumprod, "ve" x_0 + sigma eps, "vp" the same over
-# sqrt(1 + sigma^2), "flow" (1 - sigma) x_0 + sigma eps. Schedulers that take several evaluations a step are not here.
+# How the states of diffusers' schedulers are scaled: "table" alphas_cumprod, "ve" x_0 + sigma eps,
+# "vp" the same over
+# sqrt(1 + sigma^2), "flow" (1 - sigma) x_0 + sigma eps. Schedulers that take several evaluations a
+# step are not here.
 SCHEDULERS = {
-    "DDPMScheduler": "table", "DDIMScheduler": "table",
-    "EulerDiscreteScheduler": "ve", "EulerAncestralDiscreteScheduler": "ve",
-    "DPMSolverMultistepScheduler": "vp", "UniPCMultistepScheduler": "vp",
+    "DDPMScheduler": "table",
+    "DDIMScheduler": "table",
+    "EulerDiscreteScheduler": "ve",
+    "EulerAncestralDiscreteScheduler": "ve",
+    "DPMSolverMultistepScheduler": "vp",
+    "UniPCMultistepScheduler": "vp",
     "FlowMatchEulerDiscreteScheduler": "flow",
 }
 
 
-def _batches(first_seed: int, n: int, batch: int, device: torch.device | str) -> Iterator[ImageNoise]:
+def _batches(
+    first_seed: int, n: int, batch: int, device: torch.device | str
+) -> Iterator[ImageNoise]:
     for start in range(first_seed, first_seed + n, batch):
         yield ImageNoise(range(start, min(start + batch, first_seed + n)), device)
 
 
-def _compare(sampled: Iterable[Tensor], control: Iterable[Tensor], times: Tensor, estimator: Estimator,
-             device: torch.device | str, resamples: int, seed: int) -> dict:
-    """`noise_shift` of batches of states (B, K, C, H, W), read one batch at a time, so that they need not fit in memory."""
+def _compare(
+    sampled: Iterable[Tensor],
+    control: Iterable[Tensor],
+    times: Tensor,
+    estimator: Estimator,
+    device: torch.device | str,
+    resamples: int,
+    seed: int,
+) -> dict:
+    """`noise_shift` of batches of states (B, K, C, H, W), read one batch at a time, so that they
+    need not fit in memory.
+    """
 
     def read(batches: Iterable[Tensor]) -> np.ndarray:
-        return np.concatenate([estimated_times(lambda x: estimator(x.to(device)), states) for states in batches])
+        return np.concatenate(
+            [estimated_times(lambda x: estimator(x.to(device)), states) for states in batches]
+        )
 
     found, times = [read(sampled), read(control)], times.cpu().numpy()
     if not np.isfinite(found[0]).all():
-        raise FloatingPointError("sampling or its reading gave NaN or infinity: begin where alpha_t > 0 unless the field "
-                                 "predicts v, or use float32 or more steps")
-    return noise_shift(*found, times, resamples, seed) | {"times": times, "n": len(found[0]), "n_control": len(found[1])}
+        raise FloatingPointError(
+            "sampling or its reading gave NaN or infinity: begin where alpha_t > 0 unless the field "
+            "predicts v, or use float32 or more steps"
+        )
+    return noise_shift(*found, times, resamples, seed) | {
+        "times": times,
+        "n": len(found[0]),
+        "n_control": len(found[1]),
+    }
 
 
 @torch.no_grad()
-def measure_shift(field: Callable[[Tensor, float], Tensor], control: Tensor, times: Tensor, estimator: Estimator, *,
-                  path: str = "linear", prediction: str = "v", sampler: Callable = euler, n: int | None = None,
-                  first_seed: int = 0, batch: int = 250, device: torch.device | str = "cpu", resamples: int = 1000,
-                  seed: int = 0) -> dict:
-    """Noise shift of any field(x, t) that predicts v, eps, x0 or the score, along a sampler's states.
+def measure_shift(
+    field: Callable[[Tensor, float], Tensor],
+    control: Tensor,
+    times: Tensor,
+    estimator: Estimator,
+    *,
+    path: str = "linear",
+    prediction: str = "v",
+    sampler: Callable = euler,
+    n: int | None = None,
+    first_seed: int = 0,
+    batch: int = 250,
+    device: torch.device | str = "cpu",
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict:
+    """Noise shift of any field(x, t) that predicts v, eps, x0 or the score, along a sampler's
+    states.
 
-    control (M, K, C, H, W) are forward states of held-out images at the falling `times` (K,), as `shift.forward_states`
-    makes them; n images (default M) start from sigma_t eps at times[0]. Returns what `shift.noise_shift` does, and "times",
-    "n" and "n_control". Field and estimator are called on `device`. Raises ValueError for wrong shapes or names, or too few
-    times; FloatingPointError if a state is not finite.
-    """
+    control (M, K, C, H, W) are forward states of held-out images at the falling `times` (K,), as
+    `shift.forward_states` makes them; n images (default M) start from sigma_t eps at times[0].
+    Returns what `shift.noise_shift` does, and "times", "n" and "n_control". Field and estimator are
+    called on `device`. Raises ValueError for wrong shapes or names, or too few times;
+    FloatingPointError if a state is not finite."""
     times = torch.as_tensor(times, dtype=torch.float64)
     if control.ndim != 5 or control.shape[1] != len(times):
-        raise ValueError(f"the control has shape {tuple(control.shape)}: give forward states (M, K, C, H, W) of real images at "
-                         f"the K = {len(times)} times, as nag.shift.forward_states makes them")
+        raise ValueError(
+            f"the control has shape {tuple(control.shape)}: give forward states (M, K, C, H, W) of real images at "
+            f"the K = {len(times)} times, as nag.shift.forward_states makes them"
+        )
 
     def converted(x: Tensor, t: float) -> Tensor:
         return convert(field(x, t), x, t, prediction, "v", path)
 
-    velocity = field if prediction == "v" else converted  # itself, so that a sampler finds its learned variance
+    velocity = (
+        field if prediction == "v" else converted
+    )  # itself, so that a sampler finds its learned variance
 
     def states() -> Iterator[Tensor]:
         for noise in _batches(first_seed, n or len(control), batch, device):
@@ -78,15 +120,21 @@ def measure_shift(field: Callable[[Tensor, float], Tensor], control: Tensor, tim
 
 
 def scheduler_levels(scheduler, path: str = "ddpm") -> tuple[Tensor, Tensor]:
-    """Times t (K + 1,) of the states of a diffusers scheduler's K steps, and factors (K + 1,) that bring them to `path`.
+    """Times t (K + 1,) of the states of a diffusers scheduler's K steps, and factors (K + 1,) that
+    bring them to `path`.
 
-    Call `set_timesteps` first. t is where sigma_t / alpha_t of the path is the state's own ratio of noise to signal: the
-    level that the network is told, and for the last state the level at which the last step lands. Both float64. Raises
-    ValueError for an unknown path, for a scheduler that is not supported, or if a level is above the one before.
-    """
-    kind = next((SCHEDULERS[cls.__name__] for cls in type(scheduler).__mro__ if cls.__name__ in SCHEDULERS), None)
+    Call `set_timesteps` first. t is where sigma_t / alpha_t of the path is the state's own ratio of
+    noise to signal: the level that the network is told, and for the last state the level at which
+    the last step lands. Both float64. Raises ValueError for an unknown path, for a scheduler that
+    is not supported, or if a level is above the one before."""
+    kind = next(
+        (SCHEDULERS[cls.__name__] for cls in type(scheduler).__mro__ if cls.__name__ in SCHEDULERS),
+        None,
+    )
     if kind is None:
-        raise ValueError(f"the noise levels of {type(scheduler).__name__} are not known here: use one of {sorted(SCHEDULERS)}")
+        raise ValueError(
+            f"the noise levels of {type(scheduler).__name__} are not known here: use one of {sorted(SCHEDULERS)}"
+        )
     if path not in PATHS:
         raise ValueError(f"unknown path {path!r}: choose one of {sorted(PATHS)}")
     if kind == "table":
@@ -99,15 +147,21 @@ def scheduler_levels(scheduler, path: str = "ddpm") -> tuple[Tensor, Tensor]:
         alpha = 1 - sigma if flow else torch.ones_like(sigma)
         if kind == "vp" and not flow:
             alpha, sigma = (a / (1 + sigma**2).sqrt() for a in (alpha, sigma))
-    times = torch.where(sigma == 0, 0, time_of_ratio(sigma / alpha, path)).round(decimals=5)  # the tables are float32
+    times = torch.where(sigma == 0, 0, time_of_ratio(sigma / alpha, path)).round(
+        decimals=5
+    )  # the tables are float32
     if (times.diff() > 0).any():
-        raise ValueError(f"the noise of this {type(scheduler).__name__} rises from step to step: use its ordinary settings")
+        raise ValueError(
+            f"the noise of this {type(scheduler).__name__} rises from step to step: use its ordinary settings"
+        )
     own = PATHS[path](times)
     return times, ((own.alpha**2 + own.sigma**2) / (alpha**2 + sigma**2)).sqrt()
 
 
 def _landing(scheduler, table: Tensor, last: int) -> Tensor:
-    """alpha_bar after the last step: DDPM ends at the data, DDIM one even stride below its last timestep."""
+    """alpha_bar after the last step: DDPM ends at the data, DDIM one even stride below its last
+    timestep.
+    """
     if not hasattr(scheduler, "final_alpha_cumprod"):
         return torch.ones(())
     below = last - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
@@ -115,17 +169,29 @@ def _landing(scheduler, table: Tensor, last: int) -> Tensor:
 
 
 @torch.no_grad()
-def scheduler_states(model_call: Callable, scheduler, x: Tensor, steps: int, path: str = "ddpm",
-                     generator: torch.Generator | list[torch.Generator] | None = None, **grid) -> tuple[Tensor, Tensor]:
-    """States (B, K + 1, C, H, W) on `path` and their times t (K + 1,) of K steps of a diffusers scheduler from unit noise x.
+def scheduler_states(
+    model_call: Callable,
+    scheduler,
+    x: Tensor,
+    steps: int,
+    path: str = "ddpm",
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    **grid,
+) -> tuple[Tensor, Tensor]:
+    """States (B, K + 1, C, H, W) on `path` and their times t (K + 1,) of K steps of a diffusers
+    scheduler from unit noise x.
 
-    model_call(x, timestep) returns a tensor or an object with `sample`, as diffusers' own models do; `grid` is for
-    `set_timesteps`, e.g. mu=1.15. States and times include the start. Raises ValueError as `scheduler_levels` does.
-    """
+    model_call(x, timestep) returns a tensor or an object with `sample`, as diffusers' own models
+    do; `grid` is for `set_timesteps`, e.g. mu=1.15. States and times include the start. Raises
+    ValueError as `scheduler_levels` does."""
     scheduler.set_timesteps(steps, device=x.device, **grid)
     times, factor = scheduler_levels(scheduler, path)
-    options = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
-    scale_input = getattr(scheduler, "scale_model_input", lambda x, t: x)  # flow-matching schedulers have none
+    options = (
+        {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
+    )
+    scale_input = getattr(
+        scheduler, "scale_model_input", lambda x, t: x
+    )  # flow-matching schedulers have none
     x = x * getattr(scheduler, "init_noise_sigma", 1.0)
     states = [x]
     for t in scheduler.timesteps:
@@ -135,21 +201,40 @@ def scheduler_states(model_call: Callable, scheduler, x: Tensor, steps: int, pat
     return torch.stack(states, dim=1) * factor.to(x).view(-1, *[1] * (x.ndim - 1)), times
 
 
-def scheduler_shift(model_call: Callable, scheduler, images: Tensor, estimator: Estimator, steps: int, n: int | None = None,
-                    first_seed: int = 0, path: str = "ddpm", *, control_seed: int = 10**6, batch: int = 250,
-                    device: torch.device | str = "cpu", resamples: int = 1000, seed: int = 0, **grid) -> dict:
-    """Noise shift of a model in a diffusers scheduler's loop; images (M, C, H, W) in [-1, 1] are held-out real data.
+def scheduler_shift(
+    model_call: Callable,
+    scheduler,
+    images: Tensor,
+    estimator: Estimator,
+    steps: int,
+    n: int | None = None,
+    first_seed: int = 0,
+    path: str = "ddpm",
+    *,
+    control_seed: int = 10**6,
+    batch: int = 250,
+    device: torch.device | str = "cpu",
+    resamples: int = 1000,
+    seed: int = 0,
+    **grid,
+) -> dict:
+    """Noise shift of a model in a diffusers scheduler's loop; images (M, C, H, W) in [-1, 1] are
+    held-out real data.
 
-    n images (default M) are sampled in `steps` steps, each from its own seed, and compared with forward states of `images`
-    on `path`, whose levels the estimator reads. See `scheduler_states` for model_call and grid, `measure_shift` for what is
-    returned and raised.
-    """
+    n images (default M) are sampled in `steps` steps, each from its own seed, and compared with
+    forward states of `images` on `path`, whose levels the estimator reads. See `scheduler_states`
+    for model_call and grid, `measure_shift` for what is returned and raised."""
     scheduler.set_timesteps(steps, device=device, **grid)
     times, _ = scheduler_levels(scheduler, path)
 
     def states() -> Iterator[Tensor]:
         for noise in _batches(first_seed, n or len(images), batch, device):
-            yield scheduler_states(model_call, scheduler, noise(images.shape[1:]), steps, path, noise.streams, **grid)[0]
+            yield scheduler_states(
+                model_call, scheduler, noise(images.shape[1:]), steps, path, noise.streams, **grid
+            )[0]
 
-    control = (forward_states(part, times, path, control_seed + k * batch) for k, part in enumerate(images.split(batch)))
+    control = (
+        forward_states(part, times, path, control_seed + k * batch)
+        for k, part in enumerate(images.split(batch))
+    )
     return _compare(states(), control, times, estimator, device, resamples, seed)

@@ -1,7 +1,8 @@
-"""The noise-level estimator g_phi(t | x) as a full posterior over t (paper, Sec. 3: the external judge of noise shift).
+"""The noise-level estimator g_phi(t | x) as a full posterior over t (paper, Sec. 3: the external
+judge of noise shift).
 
-Contract: x is a state (B, C, H, W), t = 1 noise and t = 0 data. The posterior is a mixture of Normals in z = logit(t).
-"""
+Contract: x is a state (B, C, H, W), t = 1 noise and t = 0 data. The posterior is a mixture of
+Normals in z = logit(t)."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, MixtureSameFamily, Normal, SigmoidTransform, TransformedDistribution
+from torch.distributions import (
+    Categorical,
+    MixtureSameFamily,
+    Normal,
+    SigmoidTransform,
+    TransformedDistribution,
+)
 from torch.nn import functional as F
 
 from nag.interpolant import add_noise
@@ -17,7 +24,10 @@ from nag.models import BatchLoss, Source
 
 T_MIN = 1e-3  # training draws t from [T_MIN, 1 - T_MIN]: logit(t) is infinite at both ends
 FLOOR = 1e-6  # added to the local energy before its logarithm: the square of a noise level no one needs to tell from 0
-LOG_STD = (-7.0, 1.0)  # of z; at the lower end std(t) is 1e-3 t (1 - t), below any image's information about t
+LOG_STD = (
+    -7.0,
+    1.0,
+)  # of z; at the lower end std(t) is 1e-3 t (1 - t), below any image's information about t
 
 
 def scaled_log(energy: Tensor) -> Tensor:
@@ -26,11 +36,12 @@ def scaled_log(energy: Tensor) -> Tensor:
 
 
 class NoiseEstimator(nn.Module):
-    """Fully convolutional net from x (B, channels, H, W), H and W >= 4, to mixture parameters (B, components, 3).
+    """Fully convolutional net from x (B, channels, H, W), H and W >= 4, to mixture parameters (B,
+    components, 3).
 
-    The last axis is (logit of the weight, mean, log std) in z = logit(t). The noise level is the energy of learned
-    filters where the image is quiet; softmax attention over places learns where. Raises ValueError for another shape.
-    """
+    The last axis is (logit of the weight, mean, log std) in z = logit(t). The noise level is the
+    energy of learned filters where the image is quiet; softmax attention over places learns where.
+    Raises ValueError for another shape."""
 
     def __init__(self, channels: int = 1, width: int = 32, components: int = 3):
         super().__init__()
@@ -38,21 +49,35 @@ class NoiseEstimator(nn.Module):
         self.filters = nn.Conv2d(channels, width, 3, padding=1, padding_mode="reflect")
         self.context = nn.Sequential(nn.Conv2d(width, 2 * width, 3, padding=1), nn.SiLU())
         self.choice = nn.Conv2d(2 * width, width, 3, padding=1)
-        self.head = nn.Sequential(nn.Linear(5 * width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 3 * components))
-        self.skip = nn.Linear(5 * width, 3 * components)  # log energy is nearly 2 log t; the head adds the rest
+        self.head = nn.Sequential(
+            nn.Linear(5 * width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 3 * components)
+        )
+        self.skip = nn.Linear(
+            5 * width, 3 * components
+        )  # log energy is nearly 2 log t; the head adds the rest
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ValueError(f"the noise estimator was built for {self.channels} channels and got a state of shape "
-                             f"{tuple(x.shape)}: pass (B, {self.channels}, H, W) or build it with the right `channels`")
-        # The instrument must be finer than what it measures: bf16 moves a pixel near 1 by up to 0.002, so no autocast.
+            raise ValueError(
+                f"the noise estimator was built for {self.channels} channels and got a state of shape "
+                f"{tuple(x.shape)}: pass (B, {self.channels}, H, W) or build it with the right `channels`"
+            )
+        # The instrument must be finer than what it measures: bf16 moves a pixel near 1 by up to
+        # 0.002, so no autocast.
         with torch.autocast(x.device.type, enabled=False):
-            energy = F.avg_pool2d(self.filters(x.to(self.skip.weight.dtype)).square(), 2)  # (B, width, H/2, W/2)
+            energy = F.avg_pool2d(
+                self.filters(x.to(self.skip.weight.dtype)).square(), 2
+            )  # (B, width, H/2, W/2)
             level = scaled_log(energy)
             context = self.context(level)  # (B, 2 width, H/2, W/2)
             attention = self.choice(context).flatten(2).softmax(2)  # (B, width, places)
             quiet = scaled_log((attention * energy.flatten(2)).sum(2))
-            pooled = [quiet, (attention * level.flatten(2)).sum(2), level.mean((2, 3)), context.mean((2, 3))]
+            pooled = [
+                quiet,
+                (attention * level.flatten(2)).sum(2),
+                level.mean((2, 3)),
+                context.mean((2, 3)),
+            ]
             pooled = torch.cat(pooled, 1)  # (B, 5 width)
             return (self.head(pooled) + self.skip(pooled)).view(-1, self.components, 3)
 
@@ -61,18 +86,27 @@ def mixture(raw: Tensor) -> TransformedDistribution:
     """Distribution over t in (0, 1) from raw parameters (B, K, 3); batch shape (B,)."""
     logits, mean, log_std = (raw if raw.dtype == torch.float64 else raw.float()).unbind(-1)
     parts = Normal(mean, log_std.clamp(*LOG_STD).exp())
-    return TransformedDistribution(MixtureSameFamily(Categorical(logits=logits), parts), SigmoidTransform())
+    return TransformedDistribution(
+        MixtureSameFamily(Categorical(logits=logits), parts), SigmoidTransform()
+    )
 
 
 def posterior(net: nn.Module, x: Tensor) -> TransformedDistribution:
-    """g_phi(t | x) for states x (B, C, H, W): log_prob(t), cdf(t) and sample() for t in (0, 1), batch shape (B,)."""
+    """g_phi(t | x) for states x (B, C, H, W): log_prob(t), cdf(t) and sample() for t in (0, 1),
+    batch shape (B,).
+    """
     return mixture(net(x))
 
 
 def moments(dist: TransformedDistribution, nodes: int = 32) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of t, each (B,), by Gauss-Hermite quadrature of each Normal."""
-    parts, weights = dist.base_dist.component_distribution, dist.base_dist.mixture_distribution.probs  # (B, K)
-    place, mass = (torch.as_tensor(a).to(weights) for a in np.polynomial.hermite_e.hermegauss(nodes))
+    parts, weights = (
+        dist.base_dist.component_distribution,
+        dist.base_dist.mixture_distribution.probs,
+    )  # (B, K)
+    place, mass = (
+        torch.as_tensor(a).to(weights) for a in np.polynomial.hermite_e.hermegauss(nodes)
+    )
     t = (parts.loc[..., None] + parts.scale[..., None] * place).sigmoid()  # (B, K, nodes)
     mass = weights[..., None] * mass / mass.sum()
     mean = (mass * t).sum((-2, -1))
@@ -97,7 +131,9 @@ def quantiles(dist: TransformedDistribution, levels: Sequence[float], halvings: 
 
 
 def log_prob_gradient(net: nn.Module, x: Tensor, t: Tensor | float) -> Tensor:
-    """Gradient in x of log g_phi(t | x), of x's shape; t is () or (B,) in (0, 1) (paper, classifier-based NAG)."""
+    """Gradient in x of log g_phi(t | x), of x's shape; t is () or (B,) in (0, 1) (paper,
+    classifier-based NAG).
+    """
     with torch.inference_mode(False), torch.enable_grad():  # callers may be in inference mode
         x, t = x.detach().clone().requires_grad_(), torch.as_tensor(t).to(x).clone()
         log_prob = posterior(net, x).log_prob(t)
@@ -105,10 +141,11 @@ def log_prob_gradient(net: nn.Module, x: Tensor, t: Tensor | float) -> Tensor:
 
 
 def estimator_loss(images: Tensor | Source, path: str = "linear") -> BatchLoss:
-    """Mean negative log likelihood of t given x_t, of images (N, C, H, W) in [-1, 1] or a source of latents.
+    """Mean negative log likelihood of t given x_t, of images (N, C, H, W) in [-1, 1] or a source of
+    latents.
 
-    t is uniform in [T_MIN, 1 - T_MIN], one draw in each of B strata: less gradient noise (Kingma et al., VDM, 2021).
-    """
+    t is uniform in [T_MIN, 1 - T_MIN], one draw in each of B strata: less gradient noise (Kingma et
+    al., VDM, 2021)."""
 
     def loss(net: nn.Module, index: Tensor, gen: torch.Generator) -> Tensor:
         device = next(net.parameters()).device
@@ -123,14 +160,16 @@ def estimator_loss(images: Tensor | Source, path: str = "linear") -> BatchLoss:
 
 
 @torch.no_grad()
-def calibration(net: nn.Module, x_t: Tensor, t: Tensor, bins: Sequence[float] | int = 20,
-                batch: int = 500) -> dict[str, np.ndarray]:
-    """How honest the posterior is on states x_t (N, C, H, W) of known noise levels t (N,) in (0, 1).
+def calibration(
+    net: nn.Module, x_t: Tensor, t: Tensor, bins: Sequence[float] | int = 20, batch: int = 500
+) -> dict[str, np.ndarray]:
+    """How honest the posterior is on states x_t (N, C, H, W) of known noise levels t (N,) in (0,
+    1).
 
-    Arrays `pit` (N,), the cdf at the true t, uniform if calibrated; `level` and `coverage`, nominal and actual mass of
-    central intervals; and per bin of t (edges or their number over [0, 1]; empty ones left out) `t`, `count`, `bias`
-    (posterior mean - t), `bias_se` and `std`, the mean posterior std. Raises ValueError if lengths differ.
-    """
+    Arrays `pit` (N,), the cdf at the true t, uniform if calibrated; `level` and `coverage`, nominal
+    and actual mass of central intervals; and per bin of t (edges or their number over [0, 1]; empty
+    ones left out) `t`, `count`, `bias` (posterior mean - t), `bias_se` and `std`, the mean
+    posterior std. Raises ValueError if lengths differ."""
     if len(x_t) != len(t):
         raise ValueError(f"got {len(x_t)} states and {len(t)} noise levels: pass one t per state")
     device = next(net.parameters()).device
@@ -153,4 +192,6 @@ def calibration(net: nn.Module, x_t: Tensor, t: Tensor, bins: Sequence[float] | 
         "std": [std[g].mean() for g in groups],
     }
     coverage = (np.abs(2 * pit - 1)[:, None] <= level).mean(0)
-    return {"pit": pit, "level": level, "coverage": coverage} | {k: np.array(v) for k, v in per_bin.items()}
+    return {"pit": pit, "level": level, "coverage": coverage} | {
+        k: np.array(v) for k, v in per_bin.items()
+    }

@@ -1,8 +1,8 @@
 """The forward process x_t = alpha_t x_0 + sigma_t eps, stated here and nowhere else.
 
-t = 1 is pure noise and t = 0 is data (the paper's and REPA's direction). Every path gives alpha, sigma and both
-derivatives together, so no sign is derived twice. Shapes: t is () or (B,); coefficients broadcast against x (B, ...).
-"""
+t = 1 is pure noise and t = 0 is data (the paper's and REPA's direction). Every path gives alpha,
+sigma and both derivatives together, so no sign is derived twice. Shapes: t is () or (B,);
+coefficients broadcast against x (B, ...)."""
 
 import math
 from collections.abc import Callable
@@ -37,13 +37,19 @@ def linear(t: Tensor) -> Coefficients:
 
 
 def cosine(t: Tensor) -> Coefficients:
-    """Variance-preserving trigonometric path, alpha = cos(pi t/2) and sigma = sin(pi t/2) (SiT 'GVP')."""
+    """Variance-preserving trigonometric path, alpha = cos(pi t/2) and sigma = sin(pi t/2) (SiT
+    'GVP').
+    """
     a = t * (math.pi / 2)
-    return Coefficients(a.cos().clamp_min(0), a.sin(), -math.pi / 2 * a.sin(), math.pi / 2 * a.cos())
+    return Coefficients(
+        a.cos().clamp_min(0), a.sin(), -math.pi / 2 * a.sin(), math.pi / 2 * a.cos()
+    )
 
 
 def vp(t: Tensor, beta_min: float = 0.1, beta_max: float = 20.0) -> Coefficients:
-    """Variance-preserving path with linear beta(t), log alpha = -t^2 (b1-b0)/4 - t b0/2 (Song et al., 2021)."""
+    """Variance-preserving path with linear beta(t), log alpha = -t^2 (b1-b0)/4 - t b0/2 (Song et
+    al., 2021).
+    """
     log_alpha = -0.25 * t**2 * (beta_max - beta_min) - 0.5 * t * beta_min
     alpha = log_alpha.exp()
     d_alpha = alpha * (-0.5 * t * (beta_max - beta_min) - 0.5 * beta_min)
@@ -54,11 +60,15 @@ def vp(t: Tensor, beta_min: float = 0.1, beta_max: float = 20.0) -> Coefficients
 @cache
 def _ddpm_table(levels: int = 1000) -> Tensor:
     betas = torch.linspace(1e-4, 0.02, levels, dtype=torch.float64)
-    return torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-betas).cumsum(0)])  # log alpha_bar at i/levels
+    return torch.cat(
+        [torch.zeros(1, dtype=torch.float64), torch.log1p(-betas).cumsum(0)]
+    )  # log alpha_bar at i/levels
 
 
 def ddpm(t: Tensor) -> Coefficients:
-    """DDPM's 1000 linear betas (Ho et al., 2020): exact at t = (i + 1)/1000 for level i, log alpha linear between."""
+    """DDPM's 1000 linear betas (Ho et al., 2020): exact at t = (i + 1)/1000 for level i, log alpha
+    linear between.
+    """
     table = _ddpm_table().to(t.device, widest(t.device))
     place = t.to(table.dtype) * (len(table) - 1)
     low = place.floor().clamp(0, len(table) - 2).long()
@@ -73,7 +83,8 @@ PATHS = {"linear": linear, "cosine": cosine, "vp": vp, "ddpm": ddpm}
 
 
 def time_of_ratio(ratio: Tensor, path: str = "linear") -> Tensor:
-    """The time t in [0, 1] at which sigma_t / alpha_t has the given value (any shape, >= 0), float64, by bisection.
+    """The time t in [0, 1] at which sigma_t / alpha_t has the given value (any shape, >= 0),
+    float64, by bisection.
 
     Beyond the largest ratio of the path the answer is 1.
     """
@@ -88,18 +99,24 @@ def time_of_ratio(ratio: Tensor, path: str = "linear") -> Tensor:
 
 
 def from_score(change: Tensor, t: Tensor | float, target: str, path: str = "linear") -> Tensor:
-    """What adding `change` (B, ...) to the score adds to a prediction of v, eps or x0, which is linear in it.
+    """What adding `change` (B, ...) to the score adds to a prediction of v, eps or x0, which is
+    linear in it.
 
     Unbounded for v and x0 where alpha_t = 0.
     """
     c = coefficients(path, t, change)
-    gain = {"score": torch.ones_like(c.sigma), "eps": -c.sigma, "x0": c.sigma**2 / c.alpha,
-            "v": c.d_alpha * c.sigma**2 / c.alpha - c.d_sigma * c.sigma}
+    gain = {
+        "score": torch.ones_like(c.sigma),
+        "eps": -c.sigma,
+        "x0": c.sigma**2 / c.alpha,
+        "v": c.d_alpha * c.sigma**2 / c.alpha - c.d_sigma * c.sigma,
+    }
     return gain[target] * change
 
 
 def coefficients(path: str, t: Tensor | float, like: Tensor) -> Coefficients:
-    """Coefficients of the named path at t, () or (B,) in [0, 1], shaped to broadcast against `like` (B, ...).
+    """Coefficients of the named path at t, () or (B,) in [0, 1], shaped to broadcast against `like`
+    (B, ...).
 
     Raises ValueError for an unknown path.
     """
@@ -123,12 +140,13 @@ def velocity_target(x0: Tensor, eps: Tensor, t: Tensor | float, path: str = "lin
     return c.d_alpha * x0 + c.d_sigma * eps
 
 
-def convert(pred: Tensor, x: Tensor, t: Tensor | float, source: str, target: str, path: str = "linear") -> Tensor:
+def convert(
+    pred: Tensor, x: Tensor, t: Tensor | float, source: str, target: str, path: str = "linear"
+) -> Tensor:
     """Turn a prediction at state x (B, ...) and time t from one of v, eps, x0, score into another.
 
-    All four are affine in one another given x, because x = alpha x0 + sigma eps and v = d_alpha x0 + d_sigma eps.
-    Raises ValueError for an unknown name.
-    """
+    All four are affine in one another given x, because x = alpha x0 + sigma eps and v = d_alpha x0
+    + d_sigma eps. Raises ValueError for an unknown name."""
     for name in (source, target):
         if name not in PREDICTIONS:
             raise ValueError(f"unknown prediction {name!r}: choose one of {PREDICTIONS}")
@@ -169,10 +187,11 @@ class _Moved:
 
 
 def change_path(field: Callable, trained: str, path: str) -> Callable:
-    """The field (x, t) -> v on another path than it was trained on, with the same network and no retraining.
+    """The field (x, t) -> v on another path than it was trained on, with the same network and no
+    retraining.
 
-    A state is the other path's at the time of equal sigma / alpha, times a number (Karras et al., 2022); the prediction of x_0
-    and eps is the same. Where the trained path does not reach that ratio, its own pure noise stands for it. Other attributes
-    (`nfe`, `fraction`) are the inner field's.
-    """
+    A state is the other path's at the time of equal sigma / alpha, times a number (Karras et al.,
+    2022); the prediction of x_0 and eps is the same. Where the trained path does not reach that
+    ratio, its own pure noise stands for it. Other attributes (`nfe`, `fraction`) are the inner
+    field's."""
     return _Moved(field, trained, path)

@@ -1,8 +1,8 @@
-"""One DiT/SiT backbone in the official state-dict layout, plus the null noise condition that NAG needs.
+"""One DiT/SiT backbone in the official state-dict layout, plus the null noise condition that NAG
+needs.
 
-Times enter in this project's convention (t = 1 noise); `ModelConfig` says how the network itself counts, so that the
-released SiT (t = 1 data), DiT (0...999) and REPA weights run unchanged.
-"""
+Times enter in this project's convention (t = 1 noise); `ModelConfig` says how the network itself
+counts, so that the released SiT (t = 1 data), DiT (0...999) and REPA weights run unchanged."""
 
 import math
 from collections.abc import Callable
@@ -11,17 +11,22 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-BatchLoss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]  # what nag.train.fit takes: (network, indices, generator)
-Source = Callable[[Tensor, torch.Generator, slice], Tensor]  # (indices, generator, rows) -> x0 of those rows, e.g. of latents
+BatchLoss = Callable[
+    [nn.Module, Tensor, torch.Generator], Tensor
+]  # what nag.train.fit takes: (network, indices, generator)
+Source = Callable[
+    [Tensor, torch.Generator, slice], Tensor
+]  # (indices, generator, rows) -> x0 of those rows, e.g. of latents
 PATH_OF = {"sit": "linear", "dit": "ddpm"}  # the forward process of each family
 
 
 class ModelConfig(BaseModel):
-    """Sizes of a DiT/SiT network and how it counts time: native t = time_scale * t + time_offset, output times sign.
+    """Sizes of a DiT/SiT network and how it counts time: native t = time_scale * t + time_offset,
+    output times sign.
 
-    `freq_shift` shortens the divisor of the time frequencies, `norm_eps` is that of the norm before each MLP: diffusers has
-    its own of both. At their defaults they stay out of the JSON, which names checkpoints and is kept in weight files.
-    """
+    `freq_shift` shortens the divisor of the time frequencies, `norm_eps` is that of the norm before
+    each MLP: diffusers has its own of both. At their defaults they stay out of the JSON, which
+    names checkpoints and is kept in weight files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,7 +51,9 @@ def sincos_2d(width: int, side: int) -> Tensor:
     """Fixed 2-D sine-cosine position table (side*side, width), as in MAE and DiT."""
     omega = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width / 4))
     rows, cols = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    parts = [f(axis.reshape(-1, 1) * omega) for axis in (cols, rows) for f in (torch.sin, torch.cos)]
+    parts = [
+        f(axis.reshape(-1, 1) * omega) for axis in (cols, rows) for f in (torch.sin, torch.cos)
+    ]
     return torch.cat(parts, dim=1).float()
 
 
@@ -62,7 +69,9 @@ class PatchEmbed(nn.Module):
 
 
 class TimestepEmbedder(nn.Module):
-    """Sinusoids of t followed by an MLP; `null` is the learned vector that stands for "noise level unknown"."""
+    """Sinusoids of t followed by an MLP; `null` is the learned vector that stands for "noise level
+    unknown".
+    """
 
     def __init__(self, width: int, frequencies: int = 256, freq_shift: float = 0.0):
         super().__init__()
@@ -71,7 +80,11 @@ class TimestepEmbedder(nn.Module):
         self.null = nn.Parameter(torch.zeros(width))
 
     def forward(self, t: Tensor, drop: Tensor | None) -> Tensor:
-        freqs = torch.exp(-math.log(10000) / self.divisor * torch.arange(self.half, device=t.device, dtype=torch.float32))
+        freqs = torch.exp(
+            -math.log(10000)
+            / self.divisor
+            * torch.arange(self.half, device=t.device, dtype=torch.float32)
+        )
         args = t.float()[:, None] * freqs  # (B, F/2)
         emb = self.mlp(torch.cat([args.cos(), args.sin()], dim=-1))  # (B, D)
         return emb if drop is None else torch.where(drop[:, None], self.null.to(emb.dtype), emb)
@@ -89,7 +102,9 @@ class LabelEmbedder(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, on a CPU written out: at few tokens its backward beats the fused CPU kernel's."""
+    """Multi-head self-attention, on a CPU written out: at few tokens its backward beats the fused
+    CPU kernel's.
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -99,8 +114,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, d = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # (B, H, N, D/H) each
-        if x.is_cuda or n > 256:  # the fused kernel never forms the (N, N) matrix, which would not fit for long sequences
+        q, k, v = (
+            self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        )  # (B, H, N, D/H) each
+        if (
+            x.is_cuda or n > 256
+        ):  # the fused kernel never forms the (N, N) matrix, which would not fit for long sequences
             out = nn.functional.scaled_dot_product_attention(q, k, v)
         else:
             scores = (q * (d // self.heads) ** -0.5) @ k.transpose(-2, -1)  # (B, H, N, N)
@@ -126,7 +145,9 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def adaln(width: int, chunks: int) -> nn.Sequential:
-    """Condition to modulation parameters, initialised at zero so that each block starts as the identity."""
+    """Condition to modulation parameters, initialised at zero so that each block starts as the
+    identity.
+    """
     layer = nn.Sequential(nn.SiLU(), nn.Linear(width, chunks * width))
     nn.init.zeros_(layer[1].weight)
     nn.init.zeros_(layer[1].bias)
@@ -167,12 +188,12 @@ class FinalLayer(nn.Module):
 
 
 class DiT(nn.Module):
-    """Diffusion transformer (Peebles & Xie, 2023; SiT, 2024) whose noise condition can be dropped per sample.
+    """Diffusion transformer (Peebles & Xie, 2023; SiT, 2024) whose noise condition can be dropped
+    per sample.
 
-    forward(x, t, y, drop_noise): x (B, C, H, W), t (B,) in [0, 1] with t = 1 noise, y (B,) integer labels with
-    `classes` meaning no class, drop_noise (B,) bool or None; returns the prediction (B, C, H, W), without the
-    learned-variance channels unless `full=True`.
-    """
+    forward(x, t, y, drop_noise): x (B, C, H, W), t (B,) in [0, 1] with t = 1 noise, y (B,) integer
+    labels with `classes` meaning no class, drop_noise (B,) bool or None; returns the prediction (B,
+    C, H, W), without the learned-variance channels unless `full=True`."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -181,7 +202,9 @@ class DiT(nn.Module):
         self.x_embedder = PatchEmbed(c.channels, c.patch, c.width)
         self.t_embedder = TimestepEmbedder(c.width, freq_shift=c.freq_shift)
         self.y_embedder = LabelEmbedder(c.classes, c.width)
-        self.pos_embed = nn.Parameter(sincos_2d(c.width, c.input_size // c.patch)[None], requires_grad=False)
+        self.pos_embed = nn.Parameter(
+            sincos_2d(c.width, c.input_size // c.patch)[None], requires_grad=False
+        )
         self.blocks = nn.ModuleList(Block(c.width, c.heads, c.norm_eps) for _ in range(c.depth))
         self.out_channels = c.channels * (2 if c.learn_sigma else 1)
         self.final_layer = FinalLayer(c.width, c.patch**2 * self.out_channels)
@@ -195,8 +218,12 @@ class DiT(nn.Module):
         proj = self.x_embedder.proj
         nn.init.xavier_uniform_(proj.weight.view(proj.weight.shape[0], -1))
         nn.init.zeros_(proj.bias)
-        for weight in (self.y_embedder.embedding_table.weight, self.t_embedder.mlp[0].weight,
-                       self.t_embedder.mlp[2].weight, self.t_embedder.null):
+        for weight in (
+            self.y_embedder.embedding_table.weight,
+            self.t_embedder.mlp[0].weight,
+            self.t_embedder.mlp[2].weight,
+            self.t_embedder.null,
+        ):
             nn.init.normal_(weight, std=0.02)
 
     def unpatchify(self, tokens: Tensor) -> Tensor:
@@ -205,12 +232,18 @@ class DiT(nn.Module):
         x = tokens.view(b, side, side, p, p, self.out_channels)
         return x.permute(0, 5, 1, 3, 2, 4).reshape(b, self.out_channels, side * p, side * p)
 
-    def embed(self, x: Tensor, t: Tensor, y: Tensor, drop_noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def embed(
+        self, x: Tensor, t: Tensor, y: Tensor, drop_noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """What the blocks get: tokens (B, N, D) and conditions (B, D)."""
         native_t = self.config.time_scale * t + self.config.time_offset
-        return self.x_embedder(x) + self.pos_embed, self.t_embedder(native_t, drop_noise) + self.y_embedder(y)
+        return self.x_embedder(x) + self.pos_embed, self.t_embedder(
+            native_t, drop_noise
+        ) + self.y_embedder(y)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor, drop_noise: Tensor | None = None, full: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, y: Tensor, drop_noise: Tensor | None = None, full: bool = False
+    ) -> Tensor:
         tokens, c = self.embed(x, t, y, drop_noise)
         for block in self.blocks:
             tokens = block(tokens, c)

@@ -1,8 +1,9 @@
-"""The noise shift: estimated minus nominal noise level of a sampler's states, with a forward control subtracted.
+"""The noise shift: estimated minus nominal noise level of a sampler's states, with a forward
+control subtracted.
 
-delta(t) = E[t' | sampled x_t] - E[t' | forward x_t], t' the posterior mean of g_phi. The control, forward states of held-out
-real images at the same t, holds the estimator's own bias, so that delta is zero where there is no shift (paper, Fig. 4).
-"""
+delta(t) = E[t' | sampled x_t] - E[t' | forward x_t], t' the posterior mean of g_phi. The control,
+forward states of held-out real images at the same t, holds the estimator's own bias, so that delta
+is zero where there is no shift (paper, Fig. 4)."""
 
 from collections.abc import Callable
 
@@ -11,27 +12,37 @@ import torch
 from torch import Tensor
 
 from nag.interpolant import PATHS, add_noise
-from nag.rng import ImageNoise, generator
+from nag.support.rng import ImageNoise, generator
 
 LATE = 0.2  # "late" sampling: 0 < t <= LATE
 
 
-def forward_states(images: Tensor, times: Tensor, path: str = "linear", first_seed: int = 10**6) -> Tensor:
-    """Control states x_t (M, K, C, H, W) of real images (M, C, H, W) in [-1, 1], one noise draw per image for all times."""
+def forward_states(
+    images: Tensor, times: Tensor, path: str = "linear", first_seed: int = 10**6
+) -> Tensor:
+    """Control states x_t (M, K, C, H, W) of real images (M, C, H, W) in [-1, 1], one noise draw per
+    image for all times.
+    """
     eps = ImageNoise(range(first_seed, first_seed + len(images)))(images.shape[1:])
     return torch.stack([add_noise(images, eps, float(t), path) for t in times], dim=1)
 
 
 @torch.inference_mode()
-def estimated_times(posterior_mean: Callable[[Tensor], Tensor], states: Tensor | np.ndarray, batch: int = 1000) -> np.ndarray:
-    """Posterior mean of t (M, K) for states (M, K, C, H, W), by any x (B, C, H, W) -> (B,) estimator."""
+def estimated_times(
+    posterior_mean: Callable[[Tensor], Tensor], states: Tensor | np.ndarray, batch: int = 1000
+) -> np.ndarray:
+    """Posterior mean of t (M, K) for states (M, K, C, H, W), by any x (B, C, H, W) -> (B,)
+    estimator.
+    """
     states = torch.as_tensor(states)
     flat = states.flatten(0, 1)
     means = torch.cat([posterior_mean(chunk.float()).cpu().double() for chunk in flat.split(batch)])
     return means.view(states.shape[:2]).numpy()
 
 
-def bootstrap(values: np.ndarray, statistic: Callable, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+def bootstrap(
+    values: np.ndarray, statistic: Callable, resamples: int = 1000, seed: int = 0
+) -> np.ndarray:
     """Statistic (resamples, ...) of rows of `values` (M, ...) drawn with replacement."""
     picks = torch.randint(len(values), (resamples, len(values)), generator=generator(seed)).numpy()
     return np.stack([statistic(values[pick]) for pick in picks])
@@ -48,17 +59,27 @@ def is_late(times: np.ndarray) -> np.ndarray:
     return (times > 0) & (times <= LATE + 1e-9)
 
 
-def noise_shift(sampled: np.ndarray, control: np.ndarray, times: np.ndarray, resamples: int = 1000, seed: int = 0) -> dict:
-    """delta(t) and its late mean from estimated times of sampled (M, K) and control (M', K) states at `times` (K,).
+def noise_shift(
+    sampled: np.ndarray,
+    control: np.ndarray,
+    times: np.ndarray,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict:
+    """delta(t) and its late mean from estimated times of sampled (M, K) and control (M', K) states
+    at `times` (K,).
 
-    Returns {"delta": {value, low, high: (K,)}, "late", "middle", "growth", "spread": {value, low, high}, "draws":
-    (resamples, K)}; 95 % percentile bootstrap over images, both sets resampled. `late` and `middle` are the means of delta over
-    0 < t <= 0.2 and 0.4 <= t <= 0.9; `growth` is late minus middle, positive if the shift grows towards the data; `spread` is
-    how much more the level differs from image to image late in sampling than in the control (standard deviations). Equal seeds
-    resample arms alike. Raises ValueError if no time lies in these ranges or if shapes differ.
-    """
+    Returns {"delta": {value, low, high: (K,)}, "late", "middle", "growth", "spread": {value, low,
+    high}, "draws": (resamples, K)}; 95 % percentile bootstrap over images, both sets resampled.
+    `late` and `middle` are the means of delta over 0 < t <= 0.2 and 0.4 <= t <= 0.9; `growth` is
+    late minus middle, positive if the shift grows towards the data; `spread` is how much more the
+    level differs from image to image late in sampling than in the control (standard deviations).
+    Equal seeds resample arms alike. Raises ValueError if no time lies in these ranges or if shapes
+    differ."""
     if sampled.shape[1] != len(times) or control.shape[1] != len(times):
-        raise ValueError(f"estimates {sampled.shape} and {control.shape} must have one column per time ({len(times)})")
+        raise ValueError(
+            f"estimates {sampled.shape} and {control.shape} must have one column per time ({len(times)})"
+        )
     late, middle = is_late(times), (times >= 0.4) & (times <= 0.9)
     if not (late.any() and middle.any()):
         raise ValueError(f"no time in (0, {LATE}] or in [0.4, 0.9]: use more steps")
@@ -70,37 +91,57 @@ def noise_shift(sampled: np.ndarray, control: np.ndarray, times: np.ndarray, res
         return interval(excess[moment, which].mean(), draws[:, moment, which].mean(1))
 
     excess = moments(sampled) - moments(control)
-    draws = bootstrap(sampled, moments, resamples, seed) - bootstrap(control, moments, resamples, seed + 1)
+    draws = bootstrap(sampled, moments, resamples, seed) - bootstrap(
+        control, moments, resamples, seed + 1
+    )
     delta, of_delta = excess[0], draws[:, 0]
-    growth = interval(delta[late].mean() - delta[middle].mean(), of_delta[:, late].mean(1) - of_delta[:, middle].mean(1))
-    return {"delta": interval(delta, of_delta), "late": mean_over(late), "middle": mean_over(middle), "growth": growth,
-            "spread": mean_over(late, 1), "draws": of_delta}
+    growth = interval(
+        delta[late].mean() - delta[middle].mean(),
+        of_delta[:, late].mean(1) - of_delta[:, middle].mean(1),
+    )
+    return {
+        "delta": interval(delta, of_delta),
+        "late": mean_over(late),
+        "middle": mean_over(middle),
+        "growth": growth,
+        "spread": mean_over(late, 1),
+        "draws": of_delta,
+    }
 
 
 def read_at(shift: dict, times: np.ndarray, t: float) -> tuple[float, np.ndarray]:
-    """delta of `noise_shift` at one t in [min, max] of `times` (K,), linear between its neighbours, and its draws (resamples,).
+    """delta of `noise_shift` at one t in [min, max] of `times` (K,), linear between its neighbours,
+    and its draws (resamples,).
 
-    So that other grids and numbers of steps are read at the same place. Raises ValueError if t lies outside.
-    """
+    So that other grids and numbers of steps are read at the same place. Raises ValueError if t lies
+    outside."""
     order = np.argsort(times)
     if not times[order[0]] <= t <= times[order[-1]]:
-        raise ValueError(f"t = {t:g} is not between two states of this grid, {times[order[0]]:g} to {times[order[-1]]:g}")
-    value, *draws = (np.interp(t, times[order], delta[order]) for delta in (shift["delta"]["value"], *shift["draws"]))
+        raise ValueError(
+            f"t = {t:g} is not between two states of this grid, {times[order[0]]:g} to {times[order[-1]]:g}"
+        )
+    value, *draws = (
+        np.interp(t, times[order], delta[order])
+        for delta in (shift["delta"]["value"], *shift["draws"])
+    )
     return value, np.array(draws)
 
 
 def late_ratio(shifted: dict, baseline: dict, times: np.ndarray) -> dict:
-    """|late shift| of one arm over that of another, both from `noise_shift` with the same seed: {value, low, high}."""
+    """|late shift| of one arm over that of another, both from `noise_shift` with the same seed:
+    {value, low, high}.
+    """
     late = is_late(times)
     top, bottom = (np.abs(s["draws"][:, late].mean(1)) for s in (shifted, baseline))
     return interval(abs(shifted["late"]["value"]) / abs(baseline["late"]["value"]), top / bottom)
 
 
 def energy_residual(states: np.ndarray, times: np.ndarray, path: str = "linear") -> np.ndarray:
-    """Network-free second opinion (K,): mean energy per pixel of x_t minus alpha_t^2 E[x_0^2] + sigma_t^2.
+    """Network-free second opinion (K,): mean energy per pixel of x_t minus alpha_t^2 E[x_0^2] +
+    sigma_t^2.
 
-    E[x_0^2] is that of the samples themselves, the last state of (M, K, C, H, W); zero for an exact sampler.
-    """
+    E[x_0^2] is that of the samples themselves, the last state of (M, K, C, H, W); zero for an exact
+    sampler."""
     energy = np.square(states.astype(np.float64)).mean(axis=(0, 2, 3, 4))
     c = PATHS[path](torch.as_tensor(times, dtype=torch.float64))
     return energy - (c.alpha.numpy() ** 2 * energy[-1] + c.sigma.numpy() ** 2)

@@ -1,8 +1,9 @@
-"""The exact toy: a Gaussian mixture whose every diffusion quantity is a closed form, nothing learned or guessed.
+"""The exact toy: a Gaussian mixture whose every diffusion quantity is a closed form, nothing
+learned or guessed.
 
-Contract: float64; x is (..., d), t broadcasts against x.shape[:-1]; K components; a prior p(t) lives on T grid times.
-All of it follows from p(x|t) = sum_k w_k N(x; alpha_t mu_k, alpha_t^2 Sigma_k + sigma_t^2 I).
-"""
+Contract: float64; x is (..., d), t broadcasts against x.shape[:-1]; K components; a prior p(t)
+lives on T grid times. All of it follows from p(x|t) = sum_k w_k N(x; alpha_t mu_k, alpha_t^2
+Sigma_k + sigma_t^2 I)."""
 
 import math
 from collections.abc import Callable
@@ -14,11 +15,15 @@ from torch import Tensor
 
 from nag.interpolant import PATHS, PREDICTIONS, add_noise
 
-CELLS = 2**17  # numbers in the largest intermediate array: 1 MB, which stays in the processor's cache
+CELLS = (
+    2**17
+)  # numbers in the largest intermediate array: 1 MB, which stays in the processor's cache
 
 
 class Mixture(NamedTuple):
-    """Data distribution and path; Sigma_k = axes_k diag(variances_k) axes_k^T. Build it with `mixture`."""
+    """Data distribution and path; Sigma_k = axes_k diag(variances_k) axes_k^T. Build it with
+    `mixture`.
+    """
 
     weights: Tensor  # (K,)
     means: Tensor  # (K, d)
@@ -35,16 +40,21 @@ class Prior(NamedTuple):
 
 
 def mixture(weights: Tensor, means: Tensor, covariances: Tensor, path: str = "linear") -> Mixture:
-    """A mixture from weights (K,), means (K, d) and covariances (K, d, d), or variances (K,) of isotropic components.
+    """A mixture from weights (K,), means (K, d) and covariances (K, d, d), or variances (K,) of
+    isotropic components.
 
-    Weights are normalised. Raises ValueError for an unknown path, unlike shapes, or a covariance that is not positive.
-    """
-    weights, means, covariances = (torch.as_tensor(a, dtype=torch.float64) for a in (weights, means, covariances))
+    Weights are normalised. Raises ValueError for an unknown path, unlike shapes, or a covariance
+    that is not positive."""
+    weights, means, covariances = (
+        torch.as_tensor(a, dtype=torch.float64) for a in (weights, means, covariances)
+    )
     if path not in PATHS:
         raise ValueError(f"unknown path {path!r}: choose one of {sorted(PATHS)}")
     if means.ndim != 2 or len(weights) != len(means) or len(covariances) != len(means):
-        raise ValueError(f"got weights {tuple(weights.shape)}, means {tuple(means.shape)}, covariances "
-                         f"{tuple(covariances.shape)}: give (K,), (K, d) and (K, d, d) or (K,)")
+        raise ValueError(
+            f"got weights {tuple(weights.shape)}, means {tuple(means.shape)}, covariances "
+            f"{tuple(covariances.shape)}: give (K,), (K, d) and (K, d, d) or (K,)"
+        )
     if covariances.ndim == 1:
         covariances = covariances[:, None, None] * torch.eye(means.shape[1], dtype=torch.float64)
     variances, axes = torch.linalg.eigh(covariances)
@@ -53,12 +63,19 @@ def mixture(weights: Tensor, means: Tensor, covariances: Tensor, path: str = "li
     return Mixture(weights / weights.sum(), means, variances, axes, path)
 
 
-def ring(dims: int = 32, components: int = 5, radius: float = 1.0, spread: float = 0.15, floor: float = 0.05,
-         path: str = "linear") -> Mixture:
-    """An image-like example: unequal blobs on a circle in the first two of `dims` >= 2 axes, nearly flat in the others.
+def ring(
+    dims: int = 32,
+    components: int = 5,
+    radius: float = 1.0,
+    spread: float = 0.15,
+    floor: float = 0.05,
+    path: str = "linear",
+) -> Mixture:
+    """An image-like example: unequal blobs on a circle in the first two of `dims` >= 2 axes, nearly
+    flat in the others.
 
-    `spread` and `floor` are the standard deviations in and off that plane. Raises ValueError for dims < 2.
-    """
+    `spread` and `floor` are the standard deviations in and off that plane. Raises ValueError for
+    dims < 2."""
     if dims < 2:
         raise ValueError(f"the ring lies in a plane: give dims >= 2, not {dims}")
     angle = torch.arange(components, dtype=torch.float64) * (2 * math.pi / components)
@@ -66,7 +83,9 @@ def ring(dims: int = 32, components: int = 5, radius: float = 1.0, spread: float
     means[:, 0], means[:, 1] = radius * angle.cos(), radius * angle.sin()
     variances = torch.full((dims,), floor**2, dtype=torch.float64)
     variances[:2] = spread**2
-    return mixture(torch.arange(components) + 1.0, means, variances.diag().expand(components, -1, -1), path)
+    return mixture(
+        torch.arange(components) + 1.0, means, variances.diag().expand(components, -1, -1), path
+    )
 
 
 def sample(toy: Mixture, n: int, gen: torch.Generator) -> Tensor:
@@ -82,16 +101,23 @@ def forward(toy: Mixture, n: int, t: Tensor | float, gen: torch.Generator) -> Te
     return add_noise(x0, torch.randn(x0.shape, generator=gen, dtype=torch.float64), t, toy.path)
 
 
-def _components(toy: Mixture, x: Tensor, t: Tensor | float, kind: str | None) -> tuple[Tensor, Tensor]:
-    """log w_k p(x|t,k) (..., K), and each component's own prediction (..., K, d) along its principal axes."""
+def _components(
+    toy: Mixture, x: Tensor, t: Tensor | float, kind: str | None
+) -> tuple[Tensor, Tensor]:
+    """log w_k p(x|t,k) (..., K), and each component's own prediction (..., K, d) along its
+    principal axes.
+    """
     c = PATHS[toy.path](torch.as_tensor(t, dtype=torch.float64))
     alpha, sigma, d_alpha, d_sigma = (a[..., None, None] for a in c)
     m = torch.einsum("kd,kde->ke", toy.means, toy.axes)
     precision = 1 / (alpha**2 * toy.variances + sigma**2)
     residual = torch.einsum("...d,kde->...ke", x.double(), toy.axes) - alpha * m
     pull = residual * precision
-    log_joint = toy.weights.log() + 0.5 * ((precision / (2 * math.pi)).log().sum(-1) - (residual * pull).sum(-1))
-    # eps = sigma pull and x0 = m + alpha variance pull: unlike a conversion from the score, finite at t = 0 and t = 1.
+    log_joint = toy.weights.log() + 0.5 * (
+        (precision / (2 * math.pi)).log().sum(-1) - (residual * pull).sum(-1)
+    )
+    # eps = sigma pull and x0 = m + alpha variance pull: unlike a conversion from the score, finite
+    # at t = 0 and t = 1.
     if kind in (None, "score"):
         return log_joint, -pull
     if kind == "eps":
@@ -113,7 +139,8 @@ def log_prob(toy: Mixture, x: Tensor, t: Tensor | float) -> Tensor:
 
 
 def predict(toy: Mixture, x: Tensor, t: Tensor | float, kind: str) -> Tensor:
-    """What a perfect network predicts at x (..., d): E[v|x,t], E[eps|x,t], E[x_0|x,t] or the score, by name.
+    """What a perfect network predicts at x (..., d): E[v|x,t], E[eps|x,t], E[x_0|x,t] or the score,
+    by name.
 
     Raises ValueError for an unknown name.
     """
@@ -128,7 +155,9 @@ def score(toy: Mixture, x: Tensor, t: Tensor | float) -> Tensor:
 
 
 def velocity(toy: Mixture, x: Tensor, t: Tensor | float) -> Tensor:
-    """The probability-flow velocity E[v|x,t] (..., d); `functools.partial(velocity, toy)` is a sampler's field."""
+    """The probability-flow velocity E[v|x,t] (..., d); `functools.partial(velocity, toy)` is a
+    sampler's field.
+    """
     return predict(toy, x, t, "v")
 
 
@@ -144,7 +173,8 @@ PRIORS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def time_prior(name: str = "uniform", nodes: int = 128, reach: float = 7.0) -> Prior:
-    """A named density p(t) on nodes evenly spaced in logit t from -reach to reach, dense at both ends of (0, 1).
+    """A named density p(t) on nodes evenly spaced in logit t from -reach to reach, dense at both
+    ends of (0, 1).
 
     Raises ValueError for an unknown name.
     """
@@ -161,7 +191,10 @@ def _rows(toy: Mixture, x: Tensor, prior: Prior) -> tuple[Tensor, ...]:
 
 def log_joint(toy: Mixture, x: Tensor, prior: Prior) -> Tensor:
     """log p(t) p(x|t) (B, T) of states x (B, d)."""
-    return torch.cat([log_prob(toy, rows[:, None], prior.times) for rows in _rows(toy, x, prior)]) + prior.weights.log()
+    return (
+        torch.cat([log_prob(toy, rows[:, None], prior.times) for rows in _rows(toy, x, prior)])
+        + prior.weights.log()
+    )
 
 
 def log_marginal(toy: Mixture, x: Tensor, prior: Prior) -> Tensor:
@@ -182,13 +215,15 @@ def posterior_mean(toy: Mixture, x: Tensor, prior: Prior) -> Tensor:
 def average(toy: Mixture, x: Tensor, prior: Prior, kind: str) -> Tensor:
     """The posterior average E_{t|x}[predict(x, t, kind)] (B, d).
 
-    For "v", "eps" or "x0" this is what a network trained on that target with its noise condition dropped converges to,
-    because least squares learns the conditional mean. For "score" it is grad log p(x). Raises ValueError as `predict`.
-    """
+    For "v", "eps" or "x0" this is what a network trained on that target with its noise condition
+    dropped converges to, because least squares learns the conditional mean. For "score" it is grad
+    log p(x). Raises ValueError as `predict`."""
     _check(kind)
     out = []
     for rows in _rows(toy, x, prior):
-        log_part, own = _components(toy, rows[:, None], prior.times, kind)  # (b, T, K), (b, T, K, d)
+        log_part, own = _components(
+            toy, rows[:, None], prior.times, kind
+        )  # (b, T, K), (b, T, K, d)
         share = (log_part + prior.weights.log()[:, None]).flatten(1).softmax(-1).view_as(log_part)
         out.append(torch.einsum("btk,btke,kde->bd", share, own, toy.axes))
     return torch.cat(out)
@@ -200,12 +235,16 @@ def unconditional_score(toy: Mixture, x: Tensor, prior: Prior) -> Tensor:
 
 
 def posterior_gradient(toy: Mixture, x: Tensor, t: Tensor | float, prior: Prior) -> Tensor:
-    """grad_x log p(t|x) (B, d) at t, () or (B,): Bayes' rule makes it score(x, t) - unconditional_score(x)."""
+    """grad_x log p(t|x) (B, d) at t, () or (B,): Bayes' rule makes it score(x, t) -
+    unconditional_score(x).
+    """
     return score(toy, x, t) - unconditional_score(toy, x, prior)
 
 
 def as_network(conditional: Callable, dropped: Callable, path: str = "linear") -> Callable:
-    """Two velocity fields f(x, t), x (n, d) and t (n,), as one network on x (B, 1, 1, d) for `nag.guidance`."""
+    """Two velocity fields f(x, t), x (n, d) and t (n,), as one network on x (B, 1, 1, d) for
+    `nag.guidance`.
+    """
 
     def net(x: Tensor, t: Tensor, labels: Tensor, drop_noise: Tensor) -> Tensor:
         flat, t, out = x.double().flatten(1), t.double(), torch.empty_like(x).flatten(1)
@@ -219,19 +258,28 @@ def as_network(conditional: Callable, dropped: Callable, path: str = "linear") -
 
 
 def energy_distance(x: Tensor, y: Tensor, resamples: int = 200, seed: int = 0) -> dict[str, float]:
-    """Energy distance 2 E|X-Y| - E|X-X'| - E|Y-Y'| of x (N, d) to y (M, d), unbiased, zero only for equal laws.
+    """Energy distance 2 E|X-Y| - E|X-X'| - E|Y-Y'| of x (N, d) to y (M, d), unbiased, zero only for
+    equal laws.
 
     {"value", "low", "high"}: 95 % bootstrap interval over both sets (Szekely and Rizzo, 2013).
     """
     gen = torch.Generator().manual_seed(seed)
     x, y = x.double(), y.double()
 
-    def counts(n: int) -> Tensor:  # how often each row was drawn; the first line is the sample itself
-        draws = torch.multinomial(torch.ones(n), n * resamples, replacement=True, generator=gen).view(resamples, n)
-        drawn = torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(1, draws, torch.ones(draws.shape).double())
+    def counts(
+        n: int,
+    ) -> Tensor:  # how often each row was drawn; the first line is the sample itself
+        draws = torch.multinomial(
+            torch.ones(n), n * resamples, replacement=True, generator=gen
+        ).view(resamples, n)
+        drawn = torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(
+            1, draws, torch.ones(draws.shape).double()
+        )
         return torch.cat([torch.ones(1, n, dtype=torch.float64), drawn])
 
-    def within(c: Tensor, a: Tensor) -> Tensor:  # a row paired with its own copy says nothing about E|X-X'|
+    def within(
+        c: Tensor, a: Tensor
+    ) -> Tensor:  # a row paired with its own copy says nothing about E|X-X'|
         pairs = c.sum(1) ** 2 - c.square().sum(1)
         return ((c @ torch.cdist(a, a)) * c).sum(1) / pairs
 

@@ -6,16 +6,30 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nag.paths import ROOT
+from nag.support.paths import ROOT
 
-ENV = {k: v for k, v in os.environ.items() if k not in ("DVC_ROOT", "DVC_STAGE", "MPLBACKEND", "GIT_DIR")}
-ENV |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+ENV = {
+    k: v
+    for k, v in os.environ.items()
+    if k not in ("DVC_ROOT", "DVC_STAGE", "MPLBACKEND", "GIT_DIR")
+}
+ENV |= {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "DVC_NO_ANALYTICS": "1",
+}
 
 
 def clone(folder):
-    """The working tree as git would take it, so that uncommitted work is tested too, as a repository of its own."""
-    files = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True,
-                           capture_output=True, text=True).stdout.split("\0")
+    """The working tree as git would take it, so that uncommitted work is tested too, as a
+    repository of its own.
+    """
+    files = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split("\0")
     for name in filter(None, files):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

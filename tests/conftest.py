@@ -1,4 +1,6 @@
-"""Seeds every test, keeps plots off the screen, skips GPU tests without a GPU, runs slow tests only with --run-slow."""
+"""Seeds every test, keeps plots off the screen, skips GPU tests without a GPU, runs slow tests only
+with --run-slow.
+"""
 
 import contextlib
 import random
@@ -33,14 +35,17 @@ def seeded():
 
 @pytest.fixture
 def on_cpu(monkeypatch):
-    """Training and sampling run on the CPU even where there is a GPU: only there is bitwise equality promised."""
-    for module in ("train", "generate"):
-        monkeypatch.setattr(f"nag.{module}.best_device", lambda: torch.device("cpu"))
+    """Training and sampling run on the CPU even where there is a GPU: only there is bitwise
+    equality promised.
+    """
+    for module in ("nag.train", "companion.experiments.generate"):
+        monkeypatch.setattr(f"{module}.best_device", lambda: torch.device("cpu"))
 
 
 @pytest.fixture
 def tiny_disk():
-    """Within `with tiny_disk():` any file may have 4 kB: writing fails in the writer itself, as on a full disk.
+    """Within `with tiny_disk():` any file may have 4 kB: writing fails in the writer itself, as on
+    a full disk.
 
     Only there, since the limit holds for pytest's own output too where that goes to a file.
     """
@@ -60,11 +65,17 @@ def tiny_disk():
 
 @pytest.fixture
 def tiny():
-    """Builds a DiT of width 32 and depth 1; `awake` replaces adaLN-zero's silent start by random weights."""
+    """Builds a DiT of width 32 and depth 1; `awake` replaces adaLN-zero's silent start by random
+    weights.
+    """
     from nag.models import DiT, ModelConfig
 
     def build(awake=True, **sizes):
-        net = DiT(ModelConfig(**{"input_size": 8, "width": 32, "depth": 1, "heads": 2, "classes": 3} | sizes))
+        net = DiT(
+            ModelConfig(
+                **{"input_size": 8, "width": 32, "depth": 1, "heads": 2, "classes": 3} | sizes
+            )
+        )
         if awake:
             for parameter in net.parameters():
                 if parameter.requires_grad:

@@ -1,4 +1,6 @@
-"""What the tests start under torchrun: `python -m torch.distributed.run ... -m gloo_worker spec.json`."""
+"""What the tests start under torchrun: `python -m torch.distributed.run ... -m gloo_worker
+spec.json`.
+"""
 
 import json
 import os
@@ -8,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from nag import distributed, train
+from nag import train
 from nag.models import DiT, ModelConfig
+from nag.support import distributed
 
 
 def parts():
@@ -21,7 +24,9 @@ def parts():
     for parameter in net.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.2)
-    config = train.TrainConfig(images_seen=12 * 16, batch_size=16, warmup_steps=3, precision="fp32", compile=False)
+    config = train.TrainConfig(
+        images_seen=12 * 16, batch_size=16, warmup_steps=3, precision="fp32", compile=False
+    )
     return net, train.denoising_loss(images, labels, 0.2, 0.2), config
 
 
@@ -31,7 +36,9 @@ def main():
     train.best_device = distributed.best_device = lambda: torch.device("cpu")
     net, loss, config = parts()
     records = []
-    for record in train.fit(net, loss, 50, config, Path(spec["state"]), log_every=1, micro_batch=spec["micro_batch"]):
+    for record in train.fit(
+        net, loss, 50, config, Path(spec["state"]), log_every=1, micro_batch=spec["micro_batch"]
+    ):
         records.append(record)
         if record["step"] == spec["stop_at"] and rank == 1:  # one process alone gets the signal
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,6 @@
-"""House rules: one set of versions, clean notebooks, imports in one direction, no host name of a package registry."""
+"""House rules: one set of versions, clean notebooks, imports in one direction, no host name of a
+package registry.
+"""
 
 import ast
 import re
@@ -11,19 +13,29 @@ import pytest
 import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 
-from nag.paths import ROOT
+from nag.support.paths import ROOT
 
-LAYERS = [
-    ["paths", "rng", "files", "device", "interpolant"],
-    ["distributed", "ddpm", "toy", "models", "estimator", "data", "images", "vae", "transfer"],
-    ["checkpoint", "official", "null", "latents", "released", "guidance", "grids", "multistep"],
-    ["samplers", "corrections"],
-    ["train", "levels", "diagnose", "autoweight", "overhead", "extractor", "shift", "metrics", "generate", "bench"],
-    ["further", "shards", "inception", "adm", "study", "judges", "rivals", "preflight"],
-    ["canvas", "features", "figures", "evidence", "claims", "questions", "findings", "results"],
+LAYERS = [  # a module imports its own layer or those above it in this list
+    ["nag.support"],
+    ["nag.interpolant", "nag.ddpm", "nag.toy", "nag.models"],
+    ["nag.checkpoint", "nag.guidance", "nag.estimator", "nag.shift"],
+    ["nag.samplers"],
+    ["nag.train", "nag.diagnose", "nag.auto_weight"],
+    ["nag.data"],
+    ["nag.pretrained", "nag.rivals", "nag.evaluation"],
+    ["companion.pipeline"],
+    ["companion.experiments"],
+    ["companion.plots"],
+    ["companion.studies"],
+    ["companion.report"],
 ]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MODULES = {path.stem: path for path in (ROOT / "nag").glob("*.py") if path.stem != "__init__"}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for package in ("nag", "companion")
+    for path in (ROOT / package).rglob("*.py")
+    if path.stem != "__init__"
+}
 
 
 def canonical(name):
@@ -44,7 +56,9 @@ def lock():
 @pytest.fixture(scope="module")
 def conda():
     entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    flat = [line for entry in entries for line in (entry["pip"] if isinstance(entry, dict) else [entry])]
+    flat = [
+        line for entry in entries for line in (entry["pip"] if isinstance(entry, dict) else [entry])
+    ]
     return {name: version for name, version in pins(flat).items() if name != "python"}
 
 
@@ -57,14 +71,20 @@ def test_every_direct_dependency_is_pinned_in_both_files(lock, conda):
     direct = project["dependencies"] + project["optional-dependencies"]["dev"]
     names = {canonical(re.match(r"[\w.-]+", requirement)[0]) for requirement in direct}
     assert names <= lock.keys(), f"not in requirements.lock: {names - lock.keys()}"
-    assert names == conda.keys(), f"not in both pyproject.toml and environment.yml: {names ^ conda.keys()}"
+    assert names == conda.keys(), (
+        f"not in both pyproject.toml and environment.yml: {names ^ conda.keys()}"
+    )
 
 
 def test_every_line_of_the_lock_is_an_exact_version(lock):
     text = (ROOT / "requirements.lock").read_text()
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert len(lines) == len(lock)
-    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.+!]+( ; sys_platform == \"\w+\")?", line)] == []
+    assert [
+        line
+        for line in lines
+        if not re.fullmatch(r"[\w.-]+==[\w.+!]+( ; sys_platform == \"\w+\")?", line)
+    ] == []
 
 
 def test_there_are_notebooks():
@@ -76,54 +96,100 @@ def test_notebook_is_stripped_short_and_parametrised(path):
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert notebook.metadata.kernelspec.name == "python3"
-    assert not any(cell.outputs or cell.execution_count for cell in cells), "run `make notebooks-strip`"
+    assert not any(cell.outputs or cell.execution_count for cell in cells), (
+        "run `make notebooks-strip`"
+    )
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
     assert 6 <= len(cells) <= 15
     plain = "\n".join(TransformerManager().transform_cell(cell.source) for cell in cells)
-    assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(plain))), "classes belong into nag/"
+    assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(plain))), (
+        "classes belong into nag/"
+    )
 
 
 def imported(path):
-    """Names of the nag modules that a file imports, anywhere in it."""
+    """The modules of this repository that a file imports, anywhere in it."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            source = ".".join(filter(None, ["nag" if node.level else "", node.module]))
-            names |= {f"{source}.{alias.name}" for alias in node.names}
-    return {name.split(".")[1] for name in names if name.startswith("nag.")}
+            assert not node.level, f"{path}: imports are absolute here"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names & MODULES.keys()
 
 
-def test_every_module_has_a_layer():
-    assert MODULES.keys() <= set(sum(LAYERS, [])), "name the new module in LAYERS"
+def layer(module):
+    """The number of the layer that names a module or its room."""
+    (found,) = [
+        number
+        for number, names in enumerate(LAYERS)
+        if any(module == name or module.startswith(f"{name}.") for name in names)
+    ]
+    return found
 
 
 def test_imports_go_one_way():
-    level = {name: number for number, names in enumerate(LAYERS) for name in names}
-    graph = {name: imported(path) & MODULES.keys() for name, path in MODULES.items()}
+    graph = {name: imported(path) for name, path in MODULES.items()}
     assert sum(map(len, graph.values())) > 0
-    upward = [f"{name} imports {other}" for name in graph for other in graph[name] if level[other] > level[name]]
+    upward = [
+        f"{name} imports {other}"
+        for name in graph
+        for other in graph[name]
+        if layer(other) > layer(name)
+    ]
     assert upward == []
-    TopologicalSorter(graph).prepare()  # raises CycleError if modules of one layer import each other in a circle
+    TopologicalSorter(graph).prepare()  # raises CycleError if modules import each other in a circle
 
 
-@pytest.mark.parametrize(("name", "allowed"), [
-    ("canvas", {"paths", "files"}),
-    ("figures", {"paths", "files", "canvas"}),
-    ("guidance", set(sum(LAYERS[:3], [])) - {"models"}),
-    ("samplers", set(sum(LAYERS[:4], [])) - {"models"}),
-])
-def test_figures_read_arrays_while_guidance_and_samplers_take_callables(name, allowed):
-    assert imported(ROOT / "nag" / f"{name}.py") <= allowed
+@pytest.mark.parametrize(
+    ("room", "closed_to"),
+    [
+        ("nag", ["companion"]),
+        ("nag.guidance", ["nag.models", "nag.samplers"]),
+        ("nag.samplers", ["nag.models", "nag.guidance"]),
+        (
+            "companion.plots",
+            ["nag.models", "nag.samplers", "nag.evaluation", "companion.experiments"],
+        ),
+        ("companion.report", ["companion.experiments", "nag.samplers", "nag.train"]),
+    ],
+)
+def test_a_room_is_closed_to(room, closed_to):
+    """The method knows nothing of this repository, samplers take callables, figures and reports read numbers."""
+    of_room = {name: path for name, path in MODULES.items() if f"{name}.".startswith(f"{room}.")}
+    assert of_room
+    found = [
+        f"{name} imports {other}"
+        for name, path in of_room.items()
+        for other in imported(path)
+        if any(f"{other}.".startswith(f"{closed}.") for closed in closed_to)
+    ]
+    assert found == []
 
 
 def test_no_file_names_a_package_registry():
-    hosts = [".".join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("anaconda", "org"),
-                                           ("anaconda", "com"), ("npmjs", "org"), ("debian", "org"))]
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
-                            capture_output=True, text=True, check=True).stdout
+    hosts = [
+        ".".join(parts)
+        for parts in (
+            ("pypi", "org"),
+            ("pythonhosted", "org"),
+            ("anaconda", "org"),
+            ("anaconda", "com"),
+            ("npmjs", "org"),
+            ("debian", "org"),
+        )
+    ]
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     files = [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
     texts = {path: content for path in files if b"\0" not in (content := path.read_bytes())}
     assert ROOT / "pyproject.toml" in texts
-    assert [(str(path), host) for path, text in texts.items() for host in hosts if host.encode() in text] == []
+    assert [
+        (str(path), host) for path, text in texts.items() for host in hosts if host.encode() in text
+    ] == []

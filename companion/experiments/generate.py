@@ -1,0 +1,264 @@
+"""Sampling an arm of an experiment: N images with per-image seeds, some trajectories, and the
+protocol that made them.
+"""
+
+import ast
+import hashlib
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+from tqdm import tqdm
+
+from nag.data.fashion_mnist import to_uint8
+from nag.guidance import GuidedField, Term, classifier_free, domain, noise_awareness
+from nag.models import PATH_OF, DiT
+from nag.samplers.registry import SAMPLERS, resolve, resolve_grid, time_grid
+from nag.samplers.time_grids import GRIDS
+from nag.support.device import best_device, can_compile, maybe_compile, resolve_precision
+from nag.support.files import atomic
+from nag.support.paths import ROOT
+from nag.support.rng import ImageNoise
+
+Interval = tuple[float, float]
+
+
+class Arm(BaseModel):
+    """Guidance of one arm: w_nag (0 is off), and the scales of CFG and of Domain Guidance (1 is
+    off).
+
+    NAG and CFG have an interval of t. `cfg_channels` is how many leading channels CFG and Domain
+    Guidance guide; the public DiT and SiT codes guide three of four."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    w_nag: float = 0.0
+    cfg: float = Field(1.0, ge=0)
+    nag_interval: Interval = (0.0, 1.0)
+    cfg_interval: Interval = (0.0, 1.0)
+    cfg_channels: int | None = Field(None, ge=1, exclude_if=lambda value: value is None)
+    dog: float = Field(1.0, ge=0, exclude_if=lambda value: value == 1.0)
+
+    def terms(self, unaware: DiT | None = None, pretrained: DiT | None = None) -> list[Term]:
+        """The guidance terms, without those that are off.
+
+        NAG's negative is `unaware` if that is another network; Domain Guidance's is `pretrained`,
+        and ValueError without it."""
+        if self.dog != 1 and pretrained is None:
+            raise ValueError(
+                f"Domain Guidance of scale {self.dog} needs the pre-trained network: name its file"
+            )
+        terms = [
+            noise_awareness(self.w_nag, interval=self.nag_interval, net=unaware),
+            classifier_free(self.cfg, interval=self.cfg_interval, channels=self.cfg_channels),
+            domain(self.dog, pretrained, channels=self.cfg_channels),
+        ]
+        return [term for term in terms if term.weight != 0]
+
+
+class SampleConfig(BaseModel):
+    """How to sample: solver, steps, number of images and their seeds; `trajectories` images keep
+    their states.
+
+    Of these every `states_every`-th is kept, and always the first and the last. The samplers "ode"
+    and "sde" are the usual ones of the network's path; the grid "default" is the sampler's own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sampler: str = "ode"
+    grid: str = "default"
+    steps: int = Field(50, ge=1)
+    n_images: int = Field(2000, ge=1)
+    first_seed: int = Field(0, ge=0)
+    trajectories: int = Field(400, ge=0)
+    states_every: int = Field(1, ge=1)
+    network_batch: int = Field(
+        600, ge=1, description="rows in one network call, all guidance branches together"
+    )
+    precision: str = "auto"
+    compile: bool = True
+
+    @model_validator(mode="after")
+    def _known(self) -> "SampleConfig":
+        resolve(self.sampler)
+        if self.grid not in ("default", *GRIDS):
+            raise ValueError(f"unknown grid {self.grid!r}: choose one of {sorted(GRIDS)}")
+        return self
+
+    @property
+    def kept(self) -> list[int]:
+        """Places in the grid of times whose states are kept."""
+        return sorted({*range(0, self.steps + 1, self.states_every), self.steps})
+
+    @property
+    def seeds(self) -> range:
+        """Seeds of the images; image i of any arm starts from the same noise."""
+        return range(self.first_seed, self.first_seed + self.n_images)
+
+
+def labels_of(seeds: Sequence[int], classes: int) -> Tensor:
+    """Balanced labels: seed modulo the number of classes, (B,) int64."""
+    return torch.tensor([seed % classes for seed in seeds])
+
+
+def sample(
+    net: DiT,
+    terms: Sequence[Term],
+    config: SampleConfig,
+    progress: bool = True,
+    decode: Callable[[Tensor], Tensor] | None = None,
+    solver: Callable | None = None,
+) -> dict[str, np.ndarray]:
+    """Sample with guidance terms: images (N, C, H, W) uint8, labels, seeds, times (K,), states (M,
+    K, C, H, W), nfe, seconds.
+
+    States are kept in float16, whose rounding (2e-4 of a pixel's range) is far below the least
+    noise on the grid. `decode` makes images in [-1, 1] of latents; `solver`, of a sampler's
+    signature, takes the place of the named one, whose grid it gets. Raises FloatingPointError if a
+    sample is not finite."""
+    c, device = net.config, best_device()
+
+    def ready(network: DiT) -> Callable:
+        return maybe_compile(network.to(device), device, config.compile)
+
+    run, terms = (
+        ready(net),
+        [replace(term, net=ready(term.net)) if term.net is not None else term for term in terms],
+    )
+    solver = solver or SAMPLERS[resolve(config.sampler, c.path)]
+    times = time_grid(config.sampler, config.steps, c.path, config.grid)
+    seeds, kept = config.seeds, set(config.kept)
+    size = max(1, config.network_batch // (1 + len(terms)))
+    images, states, nfe, start = [], [], 0, time.perf_counter()
+    with tqdm(
+        total=config.n_images * config.steps, unit="image-step", mininterval=5, disable=not progress
+    ) as bar:
+        for first in range(0, config.n_images, size):
+            batch = seeds[first : first + size]
+            noise = ImageNoise(batch, device)
+            field = GuidedField(
+                run, labels_of(batch, c.classes).to(device), terms, config.precision
+            )
+            keep = min(len(batch), max(0, config.trajectories - first))
+            trajectory = []
+            start_x = noise((c.channels, c.input_size, c.input_size))
+            for k, (x, _) in enumerate(solver(field, start_x, times, noise, c.path)):
+                if keep and k in kept:
+                    trajectory.append(x[:keep].half().cpu())
+                bar.update(len(batch) if k else 0)
+            if not torch.isfinite(x).all():
+                raise FloatingPointError(
+                    f"sampling gave NaN or infinity (seeds {batch[0]} to {batch[-1]}): try "
+                    "precision: fp32, more steps or smaller guidance weights"
+                )
+            images.append(to_uint8(decode(x) if decode else x).cpu())
+            if keep:
+                states.append(torch.stack(trajectory, dim=1))
+            nfe = field.nfe
+    shape = (0, len(kept), c.channels, c.input_size, c.input_size)
+    return {
+        "images": torch.cat(images).numpy(),
+        "labels": labels_of(seeds, c.classes).numpy(),
+        "seeds": np.array(seeds),
+        "times": times[config.kept].numpy(),
+        "nfe": np.array(nfe),
+        "states": torch.cat(states).numpy() if states else np.zeros(shape, np.float16),
+        "seconds": np.array(time.perf_counter() - start),
+    }
+
+
+@cache
+def code_version() -> str:
+    """Short hash of the code that decides a sample, whatever its comments and layout."""
+    names = (
+        "nag/models",
+        "nag/interpolant",
+        "nag/ddpm",
+        "nag/support/rng",
+        "nag/guidance",
+        "nag/samplers/time_grids",
+        "nag/samplers/multistep",
+        "nag/samplers/one_step",
+        "nag/samplers/registry",
+        "companion/experiments/generate",
+    )
+    trees = [
+        ast.dump(ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8"))) for name in names
+    ]
+    return hashlib.sha256("".join(trees).encode()).hexdigest()[:16]
+
+
+GRID_NAMES = {
+    "uniform": "uniform in t",
+    "sde": "uniform in t, last step 0.04, drift only",
+    "respaced": "DDPM's levels, evenly respaced",
+    "logsnr": "uniform in log SNR",
+    "edm": "EDM, rho 7",
+    "shifted": "uniform in t, shifted by 3",
+}
+
+
+def protocol(arm: Arm, config: SampleConfig, weights_sha256: str, family: str) -> dict:
+    """Everything that decides the numbers of an arm, for the record."""
+    device, path = best_device(), PATH_OF[family]
+    return {
+        "family": family,
+        "guidance": arm.model_dump(mode="json"),
+        "solver": resolve(config.sampler, path),
+        "steps": config.steps,
+        "grid": GRID_NAMES[resolve_grid(config.sampler, path, config.grid)],
+        "n": config.n_images,
+        "seeds": [config.seeds[0], config.seeds[-1]],
+        "label_mode": "balanced, seed mod classes",
+        "precision": resolve_precision(config.precision, device),
+        "state": "float32",
+        "device": device.type,
+        "compiled": config.compile and can_compile(device.type),
+        "uint8": "round(127.5 x + 127.5), clamped",
+        "weights_sha256": weights_sha256,
+        "torch": torch.__version__,
+    }
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays as an npz file, atomically."""
+    with atomic(path) as part, open(part, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read an npz file; raises FileNotFoundError or ValueError with advice."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"no samples at {path}: run `dvc repro`, or sample them with 05_sample.ipynb"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} is truncated or no npz file: delete it and run `dvc repro` again"
+        ) from error
+
+
+def load_or_make(
+    path: Path, config: SampleConfig, make: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """The arm saved at `path` if it has the seeds, steps and trajectories of `config`; otherwise
+    made anew and saved there.
+    """
+    if path.is_file():
+        run = load_arrays(path)
+        wanted = (list(config.seeds), len(config.kept), min(config.trajectories, config.n_images))
+        if (run["seeds"].tolist(), len(run["times"]), len(run["states"])) == wanted:
+            return run
+    run = make()
+    save_arrays(path, run)
+    return run

@@ -1,0 +1,123 @@
+"""Files published by others that are placed by hand: where they are looked for, and whether they
+are the published ones.
+
+imagenet/files.csv lists them. A hash or size is in it only if a public source states it; where the
+field is empty, the file is taken as it is, and `record` puts what it was into the results."""
+
+import csv
+import json
+from pathlib import Path
+
+import torch
+
+from nag.checkpoint import sha256
+from nag.support.files import write_json
+from nag.support.paths import BUILD, DATA, ROOT
+
+TABLE = ROOT / "imagenet" / "files.csv"
+WEIGHTS = DATA / "weights"
+CHECKSUMS = BUILD / "checksums"
+
+
+def table() -> dict[str, dict[str, str]]:
+    """The list of files: {name: {"name", "file", "bytes", "sha256", "source", "purpose",
+    "licence"}}, "" where not known.
+    """
+    with open(TABLE, newline="", encoding="utf-8") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, computed once for as long as its place, size and time of change stay."""
+    stat, path = path.stat(), path.resolve()
+    # Not beside the file: it may lie in a folder that is read-only, or that DVC watches
+    note, state = (
+        CHECKSUMS / f"{path.name}.json",
+        {"path": str(path), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns},
+    )
+    try:
+        known = json.loads(note.read_text())
+        if isinstance(known, dict) and {key: known.get(key) for key in state} == state:
+            return known["sha256"]
+    except (OSError, ValueError, KeyError):
+        pass
+    digest = sha256(path)
+    write_json(note, state | {"sha256": digest})
+    return digest
+
+
+def _verify(path: Path, entry: dict[str, str]) -> None:
+    size = path.stat().st_size
+    if entry["bytes"] and size != int(entry["bytes"]):
+        raise ValueError(
+            f"{path} has {size:,} bytes, not the {int(entry['bytes']):,} of the published file: "
+            f"fetch it again from {entry['source']}"
+        )
+    if entry["sha256"]:
+        digest = _digest(path)
+        if not digest.startswith(entry["sha256"]):
+            raise ValueError(
+                f"{path} has the SHA-256 {digest}, not the published {entry['sha256']}: "
+                f"fetch it again from {entry['source']}"
+            )
+
+
+def find(name: str, folder: Path | str | None = None, download: bool = False) -> Path:
+    """Path of the file (or folder) listed as `name`, in `folder`, data/weights/ or torch.hub's
+    folder of checkpoints.
+
+    A known size and hash are verified. With `download`, a file that is nowhere is fetched to
+    torch.hub's folder, if its source is the file itself and its hash is known. Raises ValueError
+    for an unknown name or a file that differs from the published one, FileNotFoundError saying what
+    to put where."""
+    entries = table()
+    if name not in entries:
+        raise ValueError(f"unknown file {name!r}: choose one of {sorted(entries)}")
+    entry, hub = entries[name], Path(torch.hub.get_dir()) / "checkpoints"
+    places = [WEIGHTS, hub] if folder is None else [ROOT / folder, WEIGHTS, hub]
+    for place in places:
+        path = place / entry["file"]
+        if path.is_dir():
+            return path
+        if path.is_file():
+            _verify(path, entry)
+            return path
+    known = f", SHA-256 {entry['sha256']}" if entry["sha256"] else ""
+    missing = FileNotFoundError(
+        f"no {entry['file']} ({entry['purpose']}): fetch it from {entry['source']}{known}, "
+        f"and put it into {places[0]}"
+    )
+    if not (download and entry["sha256"] and entry["source"].endswith(entry["file"])):
+        raise missing
+    try:
+        hub.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(
+            entry["source"], str(hub / entry["file"]), entry["sha256"], progress=False
+        )
+    except (OSError, RuntimeError) as error:  # offline, or another file than the published one
+        raise missing from error
+    return hub / entry["file"]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, remembered until the file changes; one named as a published file must be
+    that, where its hash is known.
+
+    Raises FileNotFoundError, or ValueError for another file under a published name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no file at {path}: check the path; imagenet/README.md says what to place where"
+        )
+    for entry in table().values():
+        if entry["file"] == path.name:
+            _verify(path, entry)
+    return _digest(path)
+
+
+def record(path: Path) -> dict[str, str | int]:
+    """What a result was computed from: {"file": its name, "bytes", "sha256"}; raises as `digest`
+    does.
+    """
+    return {"sha256": digest(path), "file": Path(path).name, "bytes": Path(path).stat().st_size}

@@ -1,0 +1,412 @@
+"""FID, sFID, IS, precision and recall of many images by the protocol of ADM's evaluation suite
+(Dhariwal and Nichol, 2021).
+
+Images come as ADM's npz (`arr_0`, uint8 (N, H, W, 3)), the reference as its npz of statistics
+(`mu`, `sigma` of the pooled, `mu_s`, `sigma_s` of the spatial features of the whole training set)
+with 10,000 images (`arr_0`). Where ADM computes distances in half precision, here it is single. KID
+and FD-DINOv2 are second opinions and no part of that protocol."""
+
+import argparse
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch_fidelity
+from PIL import Image
+from scipy.stats import t as student
+from torch import Tensor
+from torch_fidelity.metric_fid import (
+    KEY_METRIC_FID,
+    fid_features_to_statistics,
+    fid_statistics_to_metric,
+)
+from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+from torch_fidelity.metric_kid import (
+    KEY_METRIC_KID_MEAN,
+    KEY_METRIC_KID_STD,
+    kid_features_to_metric,
+)
+from torch_fidelity.metric_prc import (
+    KEY_METRIC_PRECISION,
+    KEY_METRIC_RECALL,
+    prc_features_to_metric,
+)
+
+from nag.data.image_folder import Crop, batches
+from nag.data.published_files import record
+from nag.evaluation.inception import Extract, features, image_batches, image_shape, load_extractor
+from nag.evaluation.metrics import Z95, _wilson, frechet_to
+from nag.support.device import best_device
+from nag.support.files import atomic
+
+SAMPLES, REFERENCE = 50_000, 10_000
+K, SPLIT = 3, 5000
+KID_SUBSETS, KID_SUBSET = 100, 1000
+PRC_BATCH = (
+    1000  # distances from this many images to all others are in memory at once: 0.2 GB of 50,000
+)
+DINO = "dinov2-vit-l-14"
+STATISTICS = {
+    "pool": ("mu", "sigma"),
+    "spatial": ("mu_s", "sigma_s"),
+    "dino": ("mu_dino", "sigma_dino"),
+}
+FRECHET = {"pool": "fid", "spatial": "sfid", "dino": "fd_dinov2"}
+LABELS = {
+    "fid": "FID",
+    "sfid": "sFID",
+    "is": "IS",
+    "precision": "precision",
+    "recall": "recall",
+    "kid": "KID",
+    "fd_dinov2": "FD-DINOv2",
+}
+
+
+def _gather(parts: Iterator[dict], names: Iterable[str]) -> dict[str, Tensor]:
+    kept: dict[str, list[Tensor]] = {}
+    for part in parts:
+        for name in names:
+            kept.setdefault(name, []).append(part[name])
+    return {name: torch.cat(values) for name, values in kept.items()}
+
+
+def _second(dino: bool | str) -> tuple[Extract | None, dict | None]:
+    return load_extractor(DINO if dino is True else dino) if dino else (None, None)
+
+
+def reference_from_images(
+    path: Path,
+    images: Path | np.ndarray,
+    extractor: str = "inception",
+    count: int = REFERENCE,
+    seed: int = 0,
+    crop: Crop | None = None,
+    dino: bool | str = False,
+    batch_size: int = 64,
+) -> None:
+    """Write a reference npz like ADM's: statistics of all images, and `count` of them (all, if
+    fewer) drawn by `seed`.
+
+    `images` is uint8 (N, H, W, 3) or a folder of image files, each cropped by `crop` (a PIL image
+    to a PIL image) if given. Streams: memory holds the images drawn and a few matrices. Raises
+    ValueError for other images, FileNotFoundError."""
+    if isinstance(images, np.ndarray):
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(f"got images {images.dtype} {images.shape}: give uint8 (N, H, W, 3)")
+        n = len(images)
+        parts = (
+            torch.from_numpy(images[i : i + batch_size]).permute(0, 3, 1, 2)
+            for i in range(0, n, batch_size)
+        )
+    else:
+        files = sorted(
+            p for p in Path(images).rglob("*") if p.suffix.lower() in Image.registered_extensions()
+        )
+        n, parts = len(files), batches(files, crop, batch_size)
+    if n < 2:
+        raise FileNotFoundError(
+            f"{n} images in {images if isinstance(images, Path) else 'the array'}: give two or more"
+        )
+    extract, (second, _) = load_extractor(extractor)[0], _second(dino)
+    chosen = np.zeros(n, bool)
+    chosen[np.random.default_rng(seed).permutation(n)[:count]] = True
+    sums: dict[str, list] = {}
+    kept, start = [], 0
+    for part in features(parts, n, extract, second):
+        batch = part["images"].permute(0, 2, 3, 1).numpy()
+        kept.append(batch[chosen[start : start + len(batch)]])
+        start += len(batch)
+        for name in STATISTICS.keys() & part.keys():
+            x = part[name].double().numpy()
+            shift, total, outer = sums.get(
+                name, (x.mean(axis=0), 0.0, 0.0)
+            )  # shifted, so that squares keep their digits
+            sums[name] = [
+                shift,
+                total + (x - shift).sum(axis=0),
+                outer + (x - shift).T @ (x - shift),
+            ]
+    arrays = {"extractor": np.array(extractor), "arr_0": np.concatenate(kept)}
+    for name, (shift, total, outer) in sums.items():
+        mu, sigma = STATISTICS[name]
+        arrays |= {mu: shift + total / n, sigma: (outer - np.outer(total, total) / n) / (n - 1)}
+    with atomic(path) as part:
+        np.savez(part, **arrays)
+
+
+def _statistics(x: Tensor) -> dict[str, np.ndarray]:
+    return fid_features_to_statistics(x.double())
+
+
+def _reference(
+    path: Path, extractor: str, extract: Extract, dino: Extract | None, batch_size: int
+) -> tuple[dict, dict, dict]:
+    """Features of the reference's images, its statistics per kind of features, and the number of
+    images behind those.
+    """
+    kinds = [kind for kind in STATISTICS if kind != "dino" or dino]
+    found = _gather(
+        features(image_batches(path, batch_size), image_shape(path)[0], extract, dino), kinds
+    )
+    with np.load(path, allow_pickle=False) as npz:
+        maker = str(npz["extractor"]) if "extractor" in npz.files else extractor
+        if maker != extractor:
+            raise ValueError(
+                f"{path} was made with the extractor {maker!r}, not {extractor!r}: make it again, or use that one"
+            )
+        given = {
+            kind: dict(
+                zip(
+                    ("mu", "sigma"),
+                    (npz[key].astype(np.float64) for key in STATISTICS[kind]),
+                    strict=True,
+                )
+            )
+            for kind in kinds
+            if set(STATISTICS[kind]) <= set(npz.files)
+        }
+    for kind, statistics in given.items():
+        if statistics["mu"].shape != found[kind].shape[1:]:
+            raise ValueError(
+                f"{path} has statistics of {statistics['mu'].shape[0]} {kind} features where {extractor!r} has "
+                f"{found[kind].shape[1]}: it was made with another extractor"
+            )
+    origin = {
+        kind: "of the file" if kind in given else f"of its {len(found[kind]):,} images"
+        for kind in kinds
+    }
+    return found, {kind: given.get(kind) or _statistics(found[kind]) for kind in kinds}, origin
+
+
+def frechet(
+    x: Tensor, reference: dict[str, np.ndarray], blocks: int = 20, seed: int = 0
+) -> dict[str, float]:
+    """Fréchet distance of features (N, D) to {"mu", "sigma"}, with a 95 % interval over the N
+    images: a jackknife of blocks.
+
+    Each of `blocks` random blocks is left out once; only sums of one block are needed for that.
+    Heusel et al. (2017)."""
+    value = fid_statistics_to_metric(_statistics(x), reference, verbose=False)[KEY_METRIC_FID]
+    mean, cov = reference["mu"], reference["sigma"]
+    x = x.double().numpy() - mean
+    total, outer = x.sum(axis=0), x.T @ x
+    distance, left_out = frechet_to(mean, cov), []
+    # Random blocks: files are often ordered by class, and a block of few classes is no sample of
+    # them all
+    for block in np.array_split(np.random.default_rng(seed).permutation(len(x)), blocks):
+        n, part = len(x) - len(block), x[block]
+        m = (total - part.sum(axis=0)) / n
+        c = (outer - part.T @ part - n * np.outer(m, m)) / (n - 1)
+        left_out.append(distance(mean + m, c))
+    half = student.ppf(0.975, blocks - 1) * math.sqrt((blocks - 1) * np.var(left_out))
+    return {"value": value, "low": max(value - half, 0.0), "high": value + half}
+
+
+def inception_score(logits: Tensor, split: int = SPLIT) -> dict[str, float | int | None]:
+    """Inception score (Salimans et al., 2016): the mean over splits of `split` images in the order
+    of the file.
+
+    logits (N, K) have no bias. The interval is from the spread of the splits; with one split it is
+    None."""
+    scores = [
+        isc_features_to_metric(part, splits=1, shuffle=False)[KEY_METRIC_ISC_MEAN]
+        for part in logits.split(split)
+    ]
+    value, n = float(np.mean(scores)), len(scores)
+    half = student.ppf(0.975, n - 1) * np.std(scores, ddof=1) / math.sqrt(n) if n > 1 else None
+    return {
+        "value": value,
+        "low": None if half is None else value - half,
+        "high": None if half is None else value + half,
+        "std": float(np.std(scores)),
+        "splits": n,
+    }
+
+
+def precision_recall(x: Tensor, reference: Tensor, k: int = K) -> dict[str, dict[str, float]]:
+    """Improved precision and recall (Kynkäänniemi et al., 2019) of samples (N, D) against reference
+    images (M, D).
+
+    A ball around each point reaches to its k-th neighbour, itself not counted. Intervals are
+    binomial (Wilson): precision's over the N samples with the reference held fixed; recall's, a
+    fraction of the M reference images, over those with the samples held fixed. Raises ValueError
+    for fewer than k + 2 points."""
+    if min(len(x), len(reference)) < k + 2:
+        raise ValueError(
+            f"{len(x)} samples and {len(reference)} reference images: k = {k} needs {k + 2} of each"
+        )
+    device = best_device()
+    found = prc_features_to_metric(
+        x.to(device),
+        reference.to(device),
+        prc_neighborhood=k,
+        prc_batch_size=PRC_BATCH,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    values = {
+        "precision": (found[KEY_METRIC_PRECISION], len(x)),
+        "recall": (found[KEY_METRIC_RECALL], len(reference)),
+    }
+    return {
+        name: dict(zip(("value", "low", "high"), (p, *_wilson(p, n)), strict=True))
+        for name, (p, n) in values.items()
+    }
+
+
+def kernel_distance(x: Tensor, reference: Tensor, seed: int = 0) -> dict[str, float | int]:
+    """KID (Binkowski et al., 2018) of (N, D) against (M, D): the mean over 100 random subsets of
+    min(1000, N/2, M/2) each.
+    """
+    size, n = min(KID_SUBSET, len(x) // 2, len(reference) // 2), len(x)
+    found = kid_features_to_metric(
+        x.double(),
+        reference.double(),
+        kid_subsets=KID_SUBSETS,
+        kid_subset_size=size,
+        rng_seed=seed,
+        verbose=False,
+    )
+    # Subsets of m of N images vary by var/m - var/N (drawn without replacement), the whole by
+    # var/N, the mean by 1/subsets
+    half = Z95 * found[KEY_METRIC_KID_STD] * math.sqrt(1 / KID_SUBSETS + size / (n - size))
+    value = found[KEY_METRIC_KID_MEAN]
+    return {"value": value, "low": value - half, "high": value + half, "subset": size}
+
+
+def evaluate(
+    samples: Path,
+    reference: Path,
+    *,
+    extractor: str = "inception",
+    expected: int = SAMPLES,
+    expected_reference: int = REFERENCE,
+    allow_fewer: bool = False,
+    kid: bool = True,
+    dino: bool | str = False,
+    blocks: int = 20,
+    batch_size: int = 64,
+    uint8: str = "not stated",
+) -> dict[str, dict]:
+    """All metrics of an npz of samples against a reference npz: {name: {"value", "low", "high",
+    ...}, "protocol": {...}}.
+
+    `extractor` is a name or "package.module:function" (see `nag.evaluation.inception`), and so is
+    `dino` if it is no bool. `uint8` says by what rule floats became bytes. Raises ValueError if
+    there are fewer than `expected` samples or other than `expected_reference` images in the
+    reference, unless `allow_fewer`; FileNotFoundError for what has to be placed by hand."""
+    (n, *size, _), (m, *reference_size, _) = image_shape(samples), image_shape(reference)
+    if not allow_fewer and (n < expected or m != expected_reference):
+        raise ValueError(
+            f"{n:,} samples and {m:,} reference images, where the protocol has {expected:,} and "
+            f"{expected_reference:,}: such numbers compare with no published ones; pass allow_fewer=True "
+            "(--allow-fewer) to have them all the same"
+        )
+    if size != reference_size:
+        raise ValueError(
+            f"samples of {size} pixels and a reference of {reference_size}: take the reference of that size"
+        )
+    blocks = min(blocks, n // 2)  # two samples or more in each
+    if blocks < 2:
+        raise ValueError(
+            f"{n} samples in {blocks} blocks: give at least four samples, and two blocks"
+        )
+    (extract, weights), (second, second_weights) = load_extractor(extractor), _second(dino)
+    real, statistics, origin = _reference(reference, extractor, extract, second, batch_size)
+    x = _gather(features(image_batches(samples, batch_size), n, extract, second), [*real, "logits"])
+    result = {FRECHET[kind]: frechet(x[kind], statistics[kind], blocks) for kind in real}
+    result |= {"is": inception_score(x["logits"])} | precision_recall(x["pool"], real["pool"])
+    if kid:
+        result["kid"] = kernel_distance(x["pool"], real["pool"])
+    result["protocol"] = {
+        "samples": n,
+        "reference": m,
+        "statistics": origin,
+        "expected": expected,
+        "expected_reference": expected_reference,
+        "k": K,
+        "split": SPLIT,
+        "splits": result["is"]["splits"],
+        "blocks": blocks,
+        "extractor": extractor,
+        "weights": weights,
+        "dino": second_weights or dino,
+        "features": {kind: x[kind].shape[1] for kind in x},
+        "size": size,
+        "uint8": uint8,
+        "files": {"samples": record(samples), "reference": record(reference)},
+        "torch": torch.__version__,
+        "torch-fidelity": torch_fidelity.__version__,
+    }
+    return result
+
+
+def report(result: dict[str, dict]) -> str:
+    """The numbers of `evaluate`, each with its interval and what it was measured on, and the
+    protocol they share.
+    """
+    p = result["protocol"]
+    used = {
+        "fid": p["statistics"]["pool"],
+        "sfid": p["statistics"]["spatial"],
+        "fd_dinov2": p["statistics"].get("dino"),
+    }
+    how = {name: f"statistics {origin}" for name, origin in used.items()}
+    how |= dict.fromkeys(
+        ("precision", "recall"), f"k = {p['k']}, {p['reference']:,} reference images"
+    )
+    how |= {
+        "is": f"{p['splits']} split{'s' * (p['splits'] > 1)} of {p['split']:,} in file order",
+        "kid": f"{KID_SUBSETS} subsets of {result.get('kid', {}).get('subset')}",
+    }
+    lines = []
+    for name in [name for name in LABELS if name in result]:
+        cell = result[name]
+        interval = (
+            "no interval" if cell["low"] is None else f"[{cell['low']:.4f}, {cell['high']:.4f}]"
+        )
+        lines.append(
+            f"{LABELS[name]:<10}{cell['value']:>10.4f}  {interval:<24}  {p['samples']:,} samples, {how[name]}"
+        )
+    digest = f" {p['weights']['sha256'][:8]}" if p["weights"] else ""
+    fewer = p["samples"] < p["expected"] or p["reference"] != p["expected_reference"]
+    shared = (
+        f"protocol: ADM's{', with other numbers of images' if fewer else ''}; extractor {p['extractor']}{digest}; "
+        f"uint8 {p['uint8']}; torch {p['torch']}, torch-fidelity {p['torch-fidelity']}"
+    )
+    return "\n".join([*lines, shared])
+
+
+def main() -> None:
+    """`python -m nag.evaluation.adm samples.npz reference.npz`: print the report."""
+    parser = argparse.ArgumentParser(
+        prog="python -m nag.evaluation.adm", description="ADM's metrics of an npz of samples"
+    )
+    parser.add_argument("samples", type=Path)
+    parser.add_argument("reference", type=Path)
+    parser.add_argument(
+        "--extractor", default="inception", help="a name, or package.module:function"
+    )
+    parser.add_argument(
+        "--expected", type=int, default=SAMPLES, help="fewest samples (10,000 in fine-tuning)"
+    )
+    parser.add_argument(
+        "--allow-fewer", action="store_true", help="measure whatever number of images there is"
+    )
+    parser.add_argument("--dino", action="store_true", help="FD-DINOv2 as well")
+    parser.add_argument(
+        "--uint8",
+        default="not stated",
+        help="the rule by which floats became bytes, for the record",
+    )
+    try:
+        print(report(evaluate(**vars(parser.parse_args()))))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"nag.evaluation.adm: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The official SiT, DiT and REPA files from both ends: training files with their arguments, and
+export for the public codes.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nag import checkpoint
+from nag.models import DiT, ModelConfig
+from nag.support.files import write_torch
+
+KINDS = ("sit", "dit", "repa")
+FIXED = (
+    "prediction",
+    "path",
+    "time_scale",
+    "time_offset",
+    "freq_shift",
+    "norm_eps",
+)  # what no change of weights converts
+
+
+def read_training(path: Path, which: str = "ema") -> tuple[dict[str, Tensor], dict]:
+    """State dict and arguments from a training file of SiT, DiT or REPA: {"model", "ema", "opt",
+    "args"}, REPA's with "steps".
+
+    `which` is "ema" or "model". Keys stay as they are (REPA's with its projectors), tensors are
+    memory-mapped, so the optimiser's state costs no memory. Raises ValueError for another `which`
+    or a file without these parts, and what `checkpoint.read_file` raises; no code in the file is
+    run."""
+    if which not in ("ema", "model"):
+        raise ValueError(f"unknown weights {which!r}: choose 'ema' or 'model'")
+    content, _ = checkpoint.read_file(path)
+    absent = {which, "args"} - (content.keys() if isinstance(content, dict) else set())
+    if absent:
+        raise ValueError(
+            f"{path} is no training file of SiT, DiT or REPA (without {', '.join(sorted(absent))}): "
+            "read bare weights with checkpoint.read_weights"
+        )
+    args = content["args"]
+    if not isinstance(args, dict | argparse.Namespace):
+        raise ValueError(
+            f"{path} has arguments of type {type(args).__name__}: expected a dict or an argparse.Namespace"
+        )
+    return checkpoint.named_tensors(content[which], path), dict(
+        args if isinstance(args, dict) else vars(args)
+    )
+
+
+def _unlike(config: ModelConfig, kind: str) -> tuple[dict, dict]:
+    """What the network has and what `kind` has, where they differ beyond conversion."""
+    target = ModelConfig(**checkpoint.CONVENTIONS[kind])
+    names = [name for name in FIXED if getattr(config, name) != getattr(target, name)]
+    if abs(config.sign) != abs(target.sign):
+        names.append("sign")
+    return {name: getattr(config, name) for name in names}, {
+        name: getattr(target, name) for name in names
+    }
+
+
+def export(path: Path, net: DiT, kind: str, null: bool = False) -> None:
+    """Write a network as a float32 state dict in the official layout, so that
+    `checkpoint.load(path, kind)` is the same function.
+
+    What `load` gave comes back bit for bit, except REPA's projectors and the number of heads, which
+    the layout does not keep. An opposite sign of the output is converted by negating the last
+    layer, which is exact. Another prediction, path, spacing of time frequencies, norm or count of
+    time is refused: even the mere reversal of time between SiT and REPA, a rotation of the (cos,
+    sin) pairs before the time MLP, would hold only up to rounding. Networks trained here count as
+    REPA (path "linear") or as DiT do. The null noise condition is left out, since the public codes
+    refuse unknown keys; `null=True` keeps it. Atomic and, for equal weights, byte for byte the
+    same. Raises ValueError, OSError."""
+    if kind not in KINDS:
+        raise ValueError(f"unknown official kind {kind!r}: choose one of {KINDS}")
+    if Path(path).suffix != ".pt":
+        raise ValueError(f"{path} must end in .pt: official weights are PyTorch files")
+    own, theirs = _unlike(net.config, kind)
+    if own:
+        fitting = [repr(other) for other in KINDS if not _unlike(net.config, other)[0]]
+        advice = (
+            f"write it as {' or '.join(fitting)}" if fitting else "keep it with checkpoint.save"
+        )
+        raise ValueError(
+            f"a network with {own} cannot be written exactly as {kind!r}, which has {theirs}: {advice}"
+        )
+    state = {
+        key: value.detach().to("cpu", torch.float32).contiguous()
+        for key, value in net.state_dict().items()
+        if null or key != checkpoint.NULL
+    }
+    if net.config.sign != checkpoint.CONVENTIONS[kind]["sign"]:
+        state |= {
+            key: -state[key] for key in ("final_layer.linear.weight", "final_layer.linear.bias")
+        }
+    write_torch(path, state)

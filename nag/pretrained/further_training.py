@@ -1,0 +1,289 @@
+"""Further training of a network that is there already: noise-condition dropout for a released one,
+the null alone, fine-tuning.
+
+Alone: `python -m nag.pretrained.further_training spec.json`; in many processes: `python -m
+torch.distributed.run … -m nag.pretrained.further_training spec.json`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from nag import checkpoint
+from nag.data import fashion_mnist
+from nag.data.latents import latent_source, open_latents
+from nag.data.published_files import digest
+from nag.ddpm import discretise
+from nag.interpolant import add_noise
+from nag.models import DiT, Source
+from nag.pretrained.null_branch import INITIAL, add_null, save_null, separate_branch
+from nag.support import distributed, paths
+from nag.support.device import best_device
+from nag.support.files import read_json, write_csv, write_json
+from nag.support.rng import generator
+from nag.train import TrainConfig, denoising_loss, target, train
+
+TABLE = "y_embedder.embedding_table.weight"
+HOW = {
+    "weights",
+    "checkpoint",
+    "out",
+    "save_steps",
+    "micro_batch",
+    "log_steps",
+}  # may change between a run and its resumption
+
+
+class FurtherConfig(BaseModel):
+    """What to train further, on what and how; paths are relative to the repository or absolute.
+
+    Data are a folder of latents, or Fashion-MNIST's `split` where `latents` is empty; of them only
+    the classes `keep` (relabelled 0, 1, …), and of each class `images_per_class` chosen by
+    `subset_seed`. With `classes` the class table starts anew for so many. Mode "all" trains the
+    whole network with both dropouts; "null" only the null vector and `layers` in a twin, on samples
+    that all have no noise level: `noise_dropout` does not matter there. `null_init` "keep" is the
+    file's own null vector."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights: str
+    kind: Literal[checkpoint.KINDS] = "nag"
+    heads: int | None = Field(None, ge=1)
+    latents: str = ""
+    data: Literal["fashion-mnist"] = "fashion-mnist"
+    split: Literal["train", "test"] = "train"
+    keep: tuple[int, ...] | None = Field(None, min_length=1)
+    images_per_class: int | None = Field(None, ge=1)
+    subset_seed: int = Field(0, ge=0)
+    classes: int | None = Field(None, ge=1)
+    mode: Literal["all", "null"] = "all"
+    layers: tuple[str, ...] = ()
+    null_init: Literal["keep", *INITIAL] = "mean"
+    class_dropout: float = Field(0.1, ge=0, le=1)
+    noise_dropout: float = Field(0.1, ge=0, le=1)
+    train: TrainConfig
+    checkpoint: str
+    out: str
+    save_steps: int | None = Field(None, ge=1)
+    micro_batch: int | None = Field(None, ge=1)
+    log_steps: int = Field(50, ge=1)
+
+    @field_validator("out")
+    @classmethod
+    def _safetensors(cls, out: str) -> str:
+        if not out.endswith(".safetensors"):
+            raise ValueError(f"{out} must end in .safetensors")
+        return out
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "FurtherConfig":
+        if self.mode == "all" and self.layers:
+            raise ValueError(
+                "layers are chosen for mode 'null' only: mode 'all' trains every layer"
+            )
+        if self.mode == "null" and self.classes:
+            raise ValueError("a new class table must be trained: use mode 'all' with classes")
+        return self
+
+
+def subset(
+    labels: Tensor,
+    keep: Sequence[int] | None = None,
+    images_per_class: int | None = None,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Positions (M,) of the kept items in labels (N,), ascending, and their labels (M,), numbered
+    in the order of `keep`.
+
+    With `images_per_class` each class gives so many, chosen by (seed, class). Raises ValueError for
+    a class named twice, or that has too few items."""
+    classes = labels.unique().tolist() if keep is None else list(keep)
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"keep names a class twice: {classes}")
+    parts, numbers = [], []
+    for number, label in enumerate(classes):
+        places = (labels == label).nonzero().flatten()
+        wanted = len(places) if images_per_class is None else images_per_class
+        if len(places) < max(1, wanted):
+            raise ValueError(
+                f"class {label} has {len(places)} images of {max(1, wanted)} wanted: change keep or "
+                "images_per_class"
+            )
+        if images_per_class is not None:
+            places = places[
+                torch.randperm(len(places), generator=generator(seed, 4, label))[:wanted]
+            ]
+        parts.append(places)
+        numbers.append(torch.full_like(places, label if keep is None else number))
+    positions, order = torch.cat(parts).sort()
+    return positions, torch.cat(numbers)[order]
+
+
+def renew_classes(net: DiT, classes: int, seed: int) -> DiT:
+    """The network with a new class table of `classes` + 1 rows, drawn by the seed as DiT draws it;
+    the rest is shared.
+    """
+    with torch.device("meta"):
+        fresh = DiT(net.config.model_copy(update={"classes": classes}))
+    table = 0.02 * torch.randn(classes + 1, net.config.width, generator=generator(seed, 3))
+    fresh.load_state_dict(net.state_dict() | {TABLE: table}, assign=True)
+    return fresh
+
+
+def base_sha256(weights: Path) -> str:
+    """SHA-256 of the file that holds a network's weights, checked where known; of a diffusers
+    folder, of the transformer's.
+    """
+    if weights.is_dir():
+        weights = checkpoint.transformer_folder(weights) / checkpoint.DIFFUSERS_WEIGHTS
+    return digest(weights)
+
+
+def _examples(config: FurtherConfig) -> tuple[Tensor | Source, Tensor, tuple[int, ...]]:
+    """Images or their source, labels (M,) and the shape (C, H, W) of one image."""
+    if config.latents:
+        stored = open_latents(paths.ROOT / config.latents)
+        source, labels, shape = latent_source(stored), stored.labels, stored.shape
+    else:
+        images, labels = fashion_mnist.load_fashion_mnist(config.split)
+        shape = tuple(images.shape[1:])
+    positions, numbers = subset(labels, config.keep, config.images_per_class, config.subset_seed)
+    if not config.latents:
+        return fashion_mnist.to_float(images[positions]), numbers, shape
+    return (lambda index, gen, rows: source(positions[index], gen, rows)), numbers, shape
+
+
+def prepare(config: FurtherConfig) -> tuple[DiT, DiT]:
+    """The network and what of it is trained, on the best device: itself in mode "all", its twin in
+    mode "null".
+    """
+    net = checkpoint.load(paths.ROOT / config.weights, config.kind, config.heads)
+    if config.classes:
+        net = renew_classes(net, config.classes, config.train.seed)
+    net.to(best_device())
+    if config.null_init != "keep":
+        add_null(net, config.null_init)
+    if config.mode == "null":
+        return net, separate_branch(net, config.layers)
+    net.requires_grad_(True).pos_embed.requires_grad_(False)
+    return net, net
+
+
+def _claim(config: FurtherConfig, state: Path, base: str) -> None:
+    """Note beside the checkpoint what it is of; raises ValueError if one is there already of
+    another run.
+
+    What `fit` itself compares, the training settings, does not name the network or the data.
+    """
+    note, mine = (
+        state.with_suffix(".json"),
+        config.model_dump(mode="json", exclude=HOW) | {"base_sha256": base},
+    )
+    if state.exists() and (not note.exists() or read_json(note) != mine):
+        raise ValueError(
+            f"{state} is of another network, other data or settings: delete it, or train under another name"
+        )
+    if not state.exists() and distributed.place()[0] == 0:
+        write_json(note, mine)
+    distributed.barrier()
+
+
+def forget(config: FurtherConfig) -> None:
+    """Delete the resumable state of a run, once its weights are safe."""
+    state = paths.ROOT / config.checkpoint
+    for path in (state, state.with_suffix(".json")):
+        path.unlink(missing_ok=True)
+
+
+def run(config: FurtherConfig) -> list[dict]:
+    """Train further, or go on where a run was stopped, write `out` and beside it the records as
+    CSV, and return the records.
+
+    In mode "all" `out` is a network for `checkpoint.load` (bf16, as everywhere here), in mode
+    "null" a file for `null.load_null` (float32). The process of rank 0 writes; the state stays
+    until `forget`. Raises ValueError if the data do not fit the network, and what
+    `checkpoint.load`, `separate_branch`, `open_latents` and `fit` raise."""
+    images, labels, shape = _examples(config)
+    net, trained = prepare(config)
+    size, c = len(labels), net.config
+    if shape != (c.channels, c.input_size, c.input_size) or labels.max() >= c.classes:
+        raise ValueError(
+            f"images {shape} of {int(labels.max()) + 1} classes do not fit a network for "
+            f"{(c.channels, c.input_size, c.input_size)} and {c.classes} classes: change the data, keep or classes"
+        )
+    state, out, base = (
+        paths.ROOT / config.checkpoint,
+        paths.ROOT / config.out,
+        base_sha256(paths.ROOT / config.weights),
+    )
+    _claim(config, state, base)
+    loss = denoising_loss(
+        images, labels, config.class_dropout, 1.0 if config.mode == "null" else config.noise_dropout
+    )
+    records = train(
+        trained,
+        loss,
+        size,
+        config.train,
+        state,
+        log_every=config.log_steps,
+        save_steps=config.save_steps,
+        micro_batch=config.micro_batch,
+    )
+    if distributed.place()[0] == 0:
+        about = {"images_seen": str(config.train.images_seen), "seed": str(config.train.seed)}
+        if config.mode == "null":
+            save_null(out, trained, base, layers=",".join(config.layers), **about)
+        else:
+            checkpoint.save(
+                out, trained, base_sha256=base, noise_dropout=str(config.noise_dropout), **about
+            )
+        write_csv(out.with_suffix(".csv"), pd.DataFrame(records))
+    distributed.barrier()
+    return records
+
+
+@torch.inference_mode()
+def held_out_errors(
+    net: nn.Module, x0: Tensor, labels: Tensor, seed: int, drop_noise: bool = True, batch: int = 250
+) -> tuple[Tensor, Tensor]:
+    """Times t (N,) and squared errors (N,) of the prediction on images x0 (N, C, H, W), class
+    given, noise level dropped or not.
+
+    Times are stratified and, like the noise, decided by the seed, so that two networks are compared
+    in pairs."""
+    gen, device = generator(seed), next(net.parameters()).device
+    t, eps = (
+        (torch.randperm(len(x0), generator=gen) + 0.5) / len(x0),
+        torch.randn(x0.shape, generator=gen),
+    )
+    t = discretise(t) if net.config.path == "ddpm" else t
+    errors = []
+    for rows in torch.arange(len(x0)).split(batch):
+        x, e, s, y = (a[rows].to(device) for a in (x0, eps, t, labels))
+        pred = net(
+            add_noise(x, e, s, net.config.path),
+            s,
+            y,
+            torch.full_like(s, drop_noise, dtype=torch.bool),
+        )
+        errors.append((pred - target(net.config, x, e, s)).square().flatten(1).mean(1).cpu())
+    return t, torch.cat(errors)
+
+
+def main(spec: Path) -> None:
+    """Run the specification in a JSON file, alone or as one of torchrun's processes."""
+    distributed.start()
+    try:
+        run(FurtherConfig.model_validate(read_json(spec)))
+    finally:
+        distributed.stop()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

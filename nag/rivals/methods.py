@@ -1,0 +1,319 @@
+"""Rivals side by side: a method and one setting of it become what `study.arm` samples with, alone
+or with NAG on top.
+
+A setting is a list of numbers and names, as a parameter file writes it. NAG joins any method as one
+more guidance term: what Epsilon Scaling scales, or a correction evaluates at another level, is then
+the guided field."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from nag.auto_weight import ONE_STEP
+from nag.estimator import NoiseEstimator, posterior_mean
+from nag.guidance import Term, autoguidance, classifier_free, noise_awareness
+from nag.models import DiT
+from nag.rivals.corrections import (
+    Level,
+    by_estimate,
+    by_variance,
+    corrected,
+    epsilon_scaling,
+    noise_level_correction,
+    time_shift,
+)
+from nag.rivals.noise_level_head import LevelHead
+from nag.samplers.one_step import State
+from nag.samplers.registry import SAMPLERS, resolve, time_grid
+
+Solver = Callable[..., Iterator[State]]  # of a sampler's signature
+Setting = Sequence[float | str]
+
+
+class Parts(NamedTuple):
+    """What the methods are made of; a part that no method of a study needs may be left out.
+
+    `net` is the guided network, `weaker` autoguidance's by name, `perturbed` one trained like `net`
+    but with DDPM-IP, `head` that of Noise Level Correction, `data_variance` the mean variance of
+    pixels within one image. `sampler` is a name in nag.samplers.one_step with one evaluation a
+    step."""
+
+    net: DiT
+    weaker: Mapping[str, DiT] = {}
+    perturbed: DiT | None = None
+    head: LevelHead | None = None
+    estimator: NoiseEstimator | None = None
+    data_variance: float = 0.0
+    sampler: str = "ode"
+
+
+class Plan(NamedTuple):
+    """A method with a setting: the arguments of `study.arm`, and what it has beyond the network.
+
+    `solver` None is the named sampler; `parameters` counts weights beyond the network's own,
+    `extra` names the part that had a training of its own."""
+
+    net: DiT
+    terms: list[Term]
+    solver: Solver | None = None
+    parameters: int = 0
+    extra: str = ""
+
+
+# ---- solvers
+
+
+def epsilon_scaled(scale: float, sampler: str = "ode") -> Solver:
+    """A sampler of nag.samplers.one_step whose field's noise prediction is divided by `scale` (Ning
+    et al., ICLR 2024).
+    """
+
+    def solver(
+        field: Callable,
+        x: Tensor,
+        times: Tensor,
+        noise: Callable | None = None,
+        path: str = "linear",
+    ) -> Iterator[State]:
+        return SAMPLERS[resolve(sampler, path)](
+            epsilon_scaling(field, scale, path), x, times, noise, path
+        )
+
+    return solver
+
+
+def time_shifted(level: Level, mode: str, window: float, cutoff: float) -> Solver:
+    """Deterministic DDIM whose noise level `level` searches in a window around t (Li et al., ICLR
+    2024).
+    """
+    return partial(corrected, adjust=time_shift(window, cutoff, mode, level))
+
+
+def level_corrected(
+    head: Callable[[Tensor, float, Tensor], Tensor], style: str = "pred", strength: float = 1.0
+) -> Solver:
+    """Deterministic DDIM between levels corrected by `strength` times head(x, t, labels)
+    (Abuduweili et al., TMLR 2025).
+
+    The labels are the field's, a GuidedField; the field is evaluated at each image's own corrected
+    level."""
+
+    def solver(
+        field: Callable,
+        x: Tensor,
+        times: Tensor,
+        noise: Callable | None = None,
+        path: str = "linear",
+    ) -> Iterator[State]:
+        adjust = noise_level_correction(
+            lambda x, t: strength * head(x, t, field.labels), style, path
+        )
+        return corrected(field, x, times, noise, path, adjust=adjust)
+
+    return solver
+
+
+# ---- methods
+
+
+def _existing(part: object, what: str) -> object:
+    if part is None:
+        raise ValueError(f"{what} is missing from the parts: give it, or leave this method out")
+    return part
+
+
+def _deterministic(parts: Parts, what: str) -> None:
+    name = resolve(parts.sampler, parts.net.config.path)
+    if name not in ("euler", "ddim"):
+        raise ValueError(
+            f"{what} steps as DDIM does, not as {name!r}: choose the sampler 'ode', or leave this method out"
+        )
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _nag(parts: Parts, w: float) -> Plan:
+    return with_nag(Plan(parts.net, []), w)
+
+
+def _cfg(parts: Parts, scale: float, low: float = 0.0, high: float = 1.0) -> Plan:
+    return Plan(
+        parts.net, [classifier_free(scale, interval=(low, high))], parameters=parts.net.config.width
+    )
+
+
+def _autoguidance(parts: Parts, weaker: str, scale: float) -> Plan:
+    net = _existing(parts.weaker.get(weaker), f"the weaker network {weaker!r} of autoguidance")
+    return Plan(parts.net, [autoguidance(scale, net)], parameters=_parameters(net), extra=weaker)
+
+
+def _epsilon_scaling(parts: Parts, scale: float) -> Plan:
+    return Plan(parts.net, [], epsilon_scaled(scale, parts.sampler))
+
+
+def _time_shift(parts: Parts, level: str, mode: str, window: float, cutoff: float) -> Plan:
+    _deterministic(parts, "Time-Shift")
+    path = parts.net.config.path
+    if level == "estimator":
+        net = _existing(parts.estimator, "the estimator of Time-Shift")
+        found = by_estimate(lambda x: posterior_mean(net, x.float()))
+        return Plan(
+            parts.net, [], time_shifted(found, mode, window, cutoff), _parameters(net), "estimator"
+        )
+    variances = {"variance": 0.0, "data-variance": parts.data_variance}
+    if level not in variances:
+        raise ValueError(
+            f"unknown level {level!r} of Time-Shift: choose one of {[*variances, 'estimator']}"
+        )
+    return Plan(
+        parts.net, [], time_shifted(by_variance(path, variances[level]), mode, window, cutoff)
+    )
+
+
+def _level_correction(parts: Parts, style: str, strength: float) -> Plan:
+    _deterministic(parts, "Noise Level Correction")
+    head = _existing(parts.head, "the head of Noise Level Correction")
+    return Plan(parts.net, [], level_corrected(head, style, strength), _parameters(head), "head")
+
+
+def _input_perturbation(parts: Parts) -> Plan:
+    return Plan(_existing(parts.perturbed, "the network trained with DDPM-IP"), [])
+
+
+class Method(NamedTuple):
+    """Label, make(parts, *setting) -> Plan, what the entries of a setting are, and what the method
+    needs.
+    """
+
+    label: str
+    make: Callable[..., Plan]
+    entries: tuple[str, ...] = ()
+    needs: str = ""
+
+
+METHODS = {
+    "none": Method("no guidance", lambda parts: Plan(parts.net, [])),
+    "nag": Method("NAG", _nag, ("w",), "null noise level, by dropout in training"),
+    "cfg": Method("CFG", _cfg, ("scale",), "null class, by dropout in training"),
+    "cfg-interval": Method(
+        "CFG in an interval",
+        _cfg,
+        ("scale", "from t", "to t"),
+        "null class, by dropout in training",
+    ),
+    "autoguidance": Method("autoguidance", _autoguidance, ("weaker", "scale"), "second network"),
+    "epsilon-scaling": Method("Epsilon Scaling", _epsilon_scaling, ("lambda",)),
+    "time-shift": Method(
+        "Time-Shift",
+        _time_shift,
+        ("by", "mode", "window", "cutoff"),
+        "at most a noise-level estimator",
+    ),
+    "level-correction": Method(
+        "Noise Level Correction",
+        _level_correction,
+        ("style", "strength"),
+        "head on the first block",
+    ),
+    "input-perturbation": Method("DDPM-IP", _input_perturbation, (), "training from the start"),
+}
+
+
+def _entries(method: str, setting: Setting) -> tuple[str, ...]:
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}: choose one of {list(METHODS)}")
+    entries = METHODS[method].entries
+    if len(setting) != len(entries):
+        raise ValueError(
+            f"a setting of {method} has {len(entries)} entries {entries}, not {list(setting)}"
+        )
+    return entries
+
+
+def with_nag(plan: Plan, w: float) -> Plan:
+    """The same method with NAG's term on top; unchanged for w = 0."""
+    if w == 0:
+        return plan
+    return plan._replace(
+        terms=[*plan.terms, noise_awareness(w)], parameters=plan.parameters + plan.net.config.width
+    )
+
+
+def plan(method: str, setting: Setting, parts: Parts, w_nag: float = 0.0) -> Plan:
+    """What to sample with for a method, one setting of it and NAG's weight beside it; terms without
+    a weight are left out.
+
+    Raises ValueError for an unknown method, a setting of another length, a missing part, or a
+    sampler that it cannot take."""
+    _entries(method, setting)
+    found = METHODS[method].make(parts, *setting)
+    return with_nag(found._replace(terms=[term for term in found.terms if term.weight != 0]), w_nag)
+
+
+def describe(method: str, setting: Setting) -> str:
+    """A setting in words, such as "weaker n100k, scale 1.5"; "none" for a method that has no
+    setting.
+    """
+    named = zip(_entries(method, setting), setting, strict=True)
+    return (
+        ", ".join(
+            f"{entry} {value if isinstance(value, str) else format(value, 'g')}"
+            for entry, value in named
+        )
+        or "none"
+    )
+
+
+def steps_for(nfe: int, terms: Sequence[Term], sampler: str = "ode", path: str = "linear") -> int:
+    """The most steps for which no more than `nfe` network evaluations an image are made with these
+    terms.
+
+    Raises ValueError if two steps are too many already, or for a sampler of more than one
+    evaluation a step."""
+    if resolve(sampler, path) not in ONE_STEP:
+        raise ValueError(
+            f"{sampler!r} makes more than one evaluation a step or remembers them: choose one of {ONE_STEP}"
+        )
+
+    def evaluations(steps: int) -> int:
+        times = time_grid(sampler, steps, path)[:-1].tolist()
+        return sum(1 + sum(term.at(t) != 0 for term in terms if not term.gradient) for t in times)
+
+    fitting = [steps for steps in range(2, nfe + 1) if evaluations(steps) <= nfe]
+    if not fitting:
+        raise ValueError(
+            f"{nfe} evaluations are too few for two steps with {len(terms)} guidance terms: give more"
+        )
+    return fitting[-1]
+
+
+# ---- verdicts
+
+VERDICTS = ("helps", "harms", "not told apart")
+
+
+def verdict(ratio: Mapping[str, float]) -> str:
+    """What a ratio of distances with its interval says: one of VERDICTS, the last if the interval
+    holds 1.
+    """
+    return "helps" if ratio["high"] < 1 else "harms" if ratio["low"] > 1 else "not told apart"
+
+
+def in_words(ratio: Mapping[str, float]) -> str:
+    """A ratio with its interval and verdict, such as "0.912 [0.880, 0.945], helps"."""
+    return f"{ratio['value']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}], {verdict(ratio)}"
+
+
+def grouped(ratios: Mapping[str, Mapping[str, float]]) -> str:
+    """The methods by verdict on their ratios, such as "CFG: helps; Time-Shift: harms"; verdicts of
+    no method are left out.
+    """
+    found = {
+        kind: [METHODS[method].label for method in ratios if verdict(ratios[method]) == kind]
+        for kind in VERDICTS
+    }
+    return "; ".join(f"{', '.join(labels)}: {kind}" for kind, labels in found.items() if labels)

@@ -1,0 +1,96 @@
+"""Atomic writing: a killed run or a full disk leaves the old file or none, never half of one."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it when the block ends well; raises OSError with
+    advice if not.
+    """
+    path = Path(path)
+    part = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.chmod(0o666 & ~_umask())  # some writers make their files private
+        part.replace(path)
+    except OSError as error:
+        raise OSError(
+            f"could not write {path}: {error.strerror or error}. Free some disk space or mend the rights "
+            "of its folder and run again; nothing written before is lost"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON with sorted keys and no NaN, atomically; raises ValueError if a number is not
+    finite.
+    """
+    with atomic(path) as part:
+        part.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, six significant digits, without its index, atomically."""
+    with atomic(path) as part:
+        table.to_csv(part, index=False, float_format="%.6g")
+
+
+def write_torch(path: Path, content: object) -> None:
+    """Write what `torch.load` reads, atomically; equal contents are equal bytes, whatever the
+    file's name.
+
+    Tensors go to the disk one by one, so nothing of the file is held in memory. Raises OSError with
+    advice."""
+    import torch  # here, since it takes seconds and only this function needs it
+
+    # An open file, since to a name torch.save would write that name, too, and hide the reason of a
+    # failure.
+    with atomic(path) as part, open(part, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(
+                error.__context__, OSError
+            ):  # it cannot end its archive after a write that failed
+                raise error.__context__ from None
+            raise
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON file; raises FileNotFoundError or ValueError with advice."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"no results at {path}: run `dvc repro`, or the notebook that writes it"
+        )
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is truncated or no JSON ({error}): delete it and run `dvc repro` again"
+        ) from error
+
+
+def entry(content: dict, key: str) -> Any:
+    """What stands in a results file under a key such as "none/shift_late"; raises KeyError if
+    nothing does.
+    """
+    for part in key.split("/"):
+        content = content[part]
+    return content

@@ -1,0 +1,281 @@
+"""Sampling an arm: the same images however they are batched, the same noise for every arm, and
+faults in words.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from companion.experiments.generate import (
+    Arm,
+    SampleConfig,
+    labels_of,
+    load_arrays,
+    load_or_make,
+    protocol,
+    sample,
+    save_arrays,
+)
+from nag.data.fashion_mnist import to_uint8
+from nag.guidance import GuidedField, classifier_free, noise_awareness
+from nag.samplers.registry import SAMPLERS, last, time_grid
+from nag.support.rng import ImageNoise
+
+pytestmark = pytest.mark.usefixtures("on_cpu")
+BOTH = Arm(w_nag=0.5, cfg=1.5)
+
+
+def config(**changes):
+    return SampleConfig(
+        **{"steps": 4, "n_images": 12, "trajectories": 5, "precision": "fp32", "compile": False}
+        | changes
+    )
+
+
+def draw(net, arm=BOTH, **changes):
+    return sample(net, arm.terms(), config(**changes), progress=False)
+
+
+def gap(a, b):
+    return np.abs(a["images"].astype(int) - b["images"].astype(int)).max()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_images_do_not_depend_on_the_batch(tiny, sampler):
+    net = tiny()
+    whole, pieces = (draw(net, sampler=sampler, network_batch=size) for size in (600, 7))
+    assert gap(whole, pieces) <= 1
+    np.testing.assert_allclose(whole["states"], pieces["states"], atol=5e-3, rtol=5e-3)
+    for key in ("labels", "seeds", "times", "nfe"):
+        np.testing.assert_array_equal(whole[key], pieces[key])
+
+
+def test_images_do_not_depend_on_how_many_are_drawn(tiny):
+    net = tiny()
+    few, many = draw(net, n_images=4, first_seed=3), draw(net, n_images=12)
+    assert np.abs(few["images"].astype(int) - many["images"][3:7].astype(int)).max() <= 1
+
+
+def test_sampling_is_the_sampler_on_the_guided_field(tiny):
+    net, seeds = tiny(), range(20, 26)
+    field = GuidedField(
+        net, torch.tensor([s % 3 for s in seeds]), [noise_awareness(0.5), classifier_free(1.5)]
+    )
+    x = last(SAMPLERS["heun"](field, ImageNoise(seeds)((1, 8, 8)), time_grid("heun", 4)))
+    out = draw(net, sampler="heun", n_images=6, first_seed=20)
+    np.testing.assert_array_equal(out["images"], to_uint8(x).numpy())
+    assert out["nfe"] == field.nfe == 3 * 7
+
+
+def test_arms_share_their_starting_noise_and_differ_in_the_end(tiny):
+    net = tiny()
+    arms = [draw(net, arm) for arm in (Arm(), Arm(w_nag=1.0), Arm(cfg=2.0), BOTH)]
+    for arm in arms[1:]:
+        np.testing.assert_array_equal(arm["states"][:, 0], arms[0]["states"][:, 0])
+        assert gap(arm, arms[0]) > 1
+    assert [int(arm["nfe"]) for arm in arms] == [4, 8, 8, 12]
+
+
+def test_shapes_types_and_the_last_state(tiny):
+    out = draw(tiny())
+    assert out["images"].shape == (12, 1, 8, 8) and out["images"].dtype == np.uint8
+    assert out["states"].shape == (5, 5, 1, 8, 8) and out["states"].dtype == np.float16
+    np.testing.assert_allclose(out["times"], [1, 0.75, 0.5, 0.25, 0])
+    final = to_uint8(torch.from_numpy(out["states"][:, -1]).float()).numpy().astype(int)
+    assert np.abs(final - out["images"][:5]).max() <= 1 and 0 < out["images"].mean() < 255
+    start = ImageNoise(range(5))((1, 8, 8)).half().numpy()
+    np.testing.assert_array_equal(out["states"][:, 0], start)
+
+
+def test_trajectories_can_be_none_or_all(tiny):
+    net = tiny()
+    assert draw(net, trajectories=0)["states"].shape == (0, 5, 1, 8, 8)
+    assert draw(net, trajectories=400, network_batch=9)["states"].shape == (12, 5, 1, 8, 8)
+
+
+def test_labels_are_balanced():
+    assert labels_of(range(30), 10).bincount().tolist() == [3] * 10
+    assert labels_of(range(7, 37), 10).bincount().tolist() == [3] * 10
+    assert labels_of([12], 10).tolist() == [2]
+
+
+def test_terms_that_are_off_cost_nothing():
+    assert Arm().terms() == []
+    assert [t.name for t in BOTH.terms()] == ["nag", "cfg"] and [
+        t.weight for t in BOTH.terms()
+    ] == [0.5, 0.5]
+    assert Arm(w_nag=1.0, nag_interval=(0.1, 0.4)).terms()[0].interval == (0.1, 0.4)
+
+
+def test_unknown_names_and_impossible_values_are_said():
+    with pytest.raises(ValidationError, match="unknown sampler 'dpm': choose one of .*euler.*heun"):
+        config(sampler="dpm")
+    with pytest.raises(ValidationError, match="w_neg"):
+        Arm(w_neg=1.0)
+    with pytest.raises(ValidationError, match="n_image"):
+        config(n_image=3)
+    for name, value in {"steps": 0, "n_images": 0, "first_seed": -1, "network_batch": 0}.items():
+        with pytest.raises(ValidationError, match=name):
+            config(**{name: value})
+
+
+def test_an_unknown_precision_is_refused(tiny):
+    with pytest.raises(ValueError, match="unknown precision 'half'"):
+        draw(tiny(), precision="half")
+
+
+def test_a_network_that_gives_nan_is_reported_with_advice(tiny):
+    net = tiny()
+    torch.nn.init.constant_(net.final_layer.linear.bias, float("nan"))
+    with pytest.raises(
+        FloatingPointError, match=r"NaN or infinity \(seeds 0 to 11\): try precision: fp32"
+    ):
+        draw(net)
+
+
+def test_arrays_round_trip(tmp_path, tiny):
+    out = draw(tiny())
+    save_arrays(tmp_path / "a.npz", out)
+    back = load_arrays(tmp_path / "a.npz")
+    assert back.keys() == out.keys()
+    for key, value in out.items():
+        np.testing.assert_array_equal(back[key], value)
+        assert back[key].dtype == value.dtype
+
+
+def test_a_full_disk_is_said_with_advice(tmp_path, tiny_disk):
+    with (
+        pytest.raises(OSError, match=r"could not write .*a\.npz.*Free some disk space"),
+        tiny_disk(),
+    ):
+        save_arrays(tmp_path / "a.npz", {"x": np.arange(10_000)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def spoiled(tmp_path, kind):
+    path = tmp_path / "a.npz"
+    save_arrays(path, {"x": np.arange(1000.0)})
+    content = bytearray(path.read_bytes())
+    if kind == "truncated":
+        content = content[: len(content) // 2]
+    elif kind == "a flipped bit":
+        content[len(content) // 2] ^= 1
+    elif kind == "empty":
+        content = b""
+    elif kind == "web page":
+        content = b"<html>404</html>"
+    path.write_bytes(content)
+    if kind == "objects":
+        np.savez(path, x=np.array([{}], dtype=object))
+    elif kind == "one bare array":
+        with open(path, "wb") as file:
+            np.save(file, np.zeros(3))
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "empty",
+        "web page",
+        "objects",
+        "truncated",
+        "a flipped bit",
+        "one bare array",
+    ],
+)
+def test_arrays_that_cannot_be_read(tmp_path, kind):
+    with pytest.raises(
+        ValueError, match=r"a\.npz is truncated or no npz file: delete it and run `dvc repro` again"
+    ):
+        load_arrays(spoiled(tmp_path, kind))
+
+
+def test_arrays_that_are_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no samples at .*a\.npz: run `dvc repro`"):
+        load_arrays(tmp_path / "a.npz")
+
+
+def test_an_arm_is_made_once_and_again_when_the_settings_change(tmp_path, tiny):
+    net, made, path = tiny(), [], tmp_path / "a.npz"
+
+    def get(**changes):
+        def make():
+            made.append(changes)
+            return draw(net, **changes)
+
+        return load_or_make(path, config(**changes), make)
+
+    first = get()
+    np.testing.assert_array_equal(get()["images"], first["images"])
+    assert len(made) == 1
+    for changes in ({"steps": 5}, {"n_images": 6}, {"first_seed": 1}, {"trajectories": 2}):
+        assert len(get(**changes)["images"]) == changes.get("n_images", 12) and made[-1] == changes
+    assert len(made) == 5
+
+
+def test_the_protocol_tells_two_experiments_apart():
+    records = [
+        protocol(arm, settings, sha, "sit")
+        for arm, settings, sha in [
+            (BOTH, config(), "0"),
+            (Arm(), config(), "0"),
+            (BOTH, config(steps=5), "0"),
+            (BOTH, config(sampler="heun"), "0"),
+            (BOTH, config(n_images=11), "0"),
+            (BOTH, config(first_seed=1), "0"),
+            (BOTH, config(precision="bf16"), "0"),
+            (BOTH, config(), "1"),
+        ]
+    ]
+    assert len({json.dumps(r, sort_keys=True) for r in records}) == len(records)
+    assert records[0]["seeds"] == [0, 11] and records[0]["guidance"]["w_nag"] == 0.5
+
+
+def test_domain_guidance_needs_its_network_and_defaults_stay_out_of_protocols(tiny):
+    with pytest.raises(
+        ValueError, match="Domain Guidance of scale 1.5 needs the pre-trained network"
+    ):
+        Arm(dog=1.5).terms()
+    other = tiny()
+    terms = Arm(w_nag=0.5, cfg=1.5, dog=2.0, cfg_channels=3).terms(pretrained=other)
+    assert [(term.name, term.weight, term.channels) for term in terms] == [
+        ("nag", 0.5, None),
+        ("cfg", 0.5, 3),
+        ("dog", 1.0, 3),
+    ]
+    assert terms[2].net is other and terms[2].drop_class and terms[0].net is None
+    assert Arm(w_nag=0.5).terms(unaware=other)[0].net is other
+    assert set(Arm().model_dump()) == {"w_nag", "cfg", "nag_interval", "cfg_interval"}
+
+
+def test_only_some_states_are_kept_and_latents_are_decoded(tiny, on_cpu):
+    net, seen = tiny(), []
+
+    def decode(z):
+        seen.append(z.clone())
+        return -z
+
+    def run(**changes):
+        c = SampleConfig(
+            sampler="euler",
+            steps=7,
+            n_images=5,
+            trajectories=3,
+            network_batch=4,
+            precision="fp32",
+            compile=False,
+            **changes,
+        )
+        return sample(net, [], c, progress=False, decode=decode if changes else None)
+
+    whole, some = run(), run(states_every=3)
+    assert some["times"].tolist() == whole["times"][[0, 3, 6, 7]].tolist()
+    assert (some["states"] == whole["states"][:, [0, 3, 6, 7]]).all()
+    assert (
+        torch.cat(seen).shape == (5, 1, 8, 8)
+        and (some["images"] == to_uint8(-torch.cat(seen)).numpy()).all()
+    )

@@ -1,0 +1,170 @@
+"""An arm of a study is kept under its key, measured against the right control, and compared on its
+own seeds only.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from companion.experiments import study
+from companion.experiments.generate import SampleConfig
+from nag.data import fashion_mnist
+from nag.guidance import noise_awareness
+from nag.interpolant import add_noise
+from nag.shift import forward_states
+
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Sampling that is counted, and the mean and spread of an image in place of the extractor."""
+    calls = []
+    real = study.sample
+    monkeypatch.setattr(study, "sample", lambda *a, **k: calls.append(1) or real(*a, **k))
+    monkeypatch.setattr(
+        study.metrics,
+        "extract_features",
+        lambda images: torch.stack(
+            [images.float().flatten(1).mean(1), images.float().flatten(1).std(1)], 1
+        ),
+    )
+    return calls
+
+
+def config(**changes):
+    return SampleConfig(
+        **{
+            "sampler": "euler",
+            "steps": 3,
+            "n_images": 12,
+            "trajectories": 5,
+            "precision": "fp32",
+            "compile": False,
+        }
+        | changes
+    )
+
+
+def test_an_arm_is_made_once_for_each_key(tiny, tmp_path, counted):
+    net, path = tiny(), tmp_path / "arms/a.npz"
+    reader = lambda x: x.flatten(1).std(1)  # noqa: E731
+    first = study.arm(path, "k1", net, [], config(), reader)
+    again = study.arm(path, "k1", net, [], config(), reader)
+    assert len(counted) == 1 and all(np.array_equal(first[k], again[k]) for k in first)
+    other = study.arm(path, "k2", net, [noise_awareness(1.0)], config(), reader)
+    assert len(counted) == 2 and int(other["nfe"]) == 2 * int(first["nfe"])
+    assert (
+        first["levels"].shape == (5, 4)
+        and first["features"].shape == (12, 2)
+        and len(first["images"]) == 10
+    )
+    states = study.sample(net, [], config(), progress=False)["states"]
+    assert first["levels"] == pytest.approx(
+        states.astype(np.float32).reshape(5, 4, -1).std(2, ddof=1), rel=1e-4
+    )
+
+
+def test_without_a_reader_there_are_no_levels(tiny, tmp_path, counted):
+    assert study.arm(tmp_path / "a.npz", "k", tiny(), [], config())["levels"].shape == (0, 4)
+
+
+def test_another_solver_takes_the_named_ones_place(tiny, tmp_path, counted):
+    def stay(field, x, times, noise, path):
+        for t in times.tolist():
+            yield x, t
+
+    row = study.arm(tmp_path / "a.npz", "k", tiny(), [], config(), solver=stay)
+    assert int(row["nfe"]) == 0
+
+
+def test_keys_tell_settings_apart():
+    keys = [study.key_of(**{"steps": 5, "w": w}) for w in (1.0, 1.0, 1.5, None)]
+    assert keys[0] == keys[1] and len(set(keys)) == 3
+
+
+def test_ratios_need_the_same_seeds():
+    rng = np.random.default_rng(0)
+    rows = [
+        {"features": rng.normal(size=(40, 3)).astype(np.float32), "seeds": np.arange(40) + k}
+        for k in (0, 0, 5)
+    ]
+    real = torch.from_numpy(rng.normal(size=(60, 3)).astype(np.float32))
+    assert study.ratio(rows[0], rows[0], real)["value"] == pytest.approx(1)
+    assert study.ratio(rows[0], rows[1], real)["n"] == 40
+    with pytest.raises(ValueError, match="the same ones"):
+        study.ratio(rows[0], rows[2], real)
+
+
+def test_an_interval_joins_the_error_over_trainings():
+    """Student's t at 97.5 % and two degrees of freedom is 4.30265 (tables)."""
+    sure, images_only = (
+        {"value": 0.8, "low": 0.8, "high": 0.8, "n": 9},
+        {"value": 0.8, "low": 0.8 / 1.1, "high": 0.88},
+    )
+    joined = study.over_trainings(sure, 0.01, 3)
+    assert joined["high"] == pytest.approx(0.8 * np.exp(0.0430265)) and joined[
+        "low"
+    ] == pytest.approx(0.8 * np.exp(-0.0430265))
+    assert joined["n"] == 9 and study.over_trainings(images_only, 0.0, 3) == pytest.approx(
+        images_only
+    )
+    both = study.over_trainings(images_only, 0.02, 3)
+    assert np.log(both["high"] / 0.8) == pytest.approx(
+        np.hypot(np.log(1.1), 4.30265 * 0.02), rel=1e-5
+    )
+
+
+def test_a_mean_ratio_takes_the_wider_of_two_intervals():
+    def found(value, half):
+        return {
+            "value": value,
+            "low": value / np.exp(half),
+            "high": value * np.exp(half),
+            "n": 10,
+            "bias_off": None,
+        }
+
+    apart = study.mean_ratio([found(0.8, 0.001), found(0.9, 0.001), found(1.0, 0.001)])
+    logs = np.log([0.8, 0.9, 1.0])
+    assert (
+        apart["value"] == pytest.approx(np.exp(logs.mean()))
+        and apart["n"] == 30
+        and apart["bias_off"] is None
+    )
+    assert np.log(apart["high"] / apart["value"]) == pytest.approx(
+        4.30265 * logs.std(ddof=1) / 3**0.5, rel=1e-5
+    )  # t, tables
+    alike = study.mean_ratio([found(0.9, 0.1)] * 4)
+    assert alike["low"] == pytest.approx(0.9 / np.exp(0.1)) and alike["high"] == pytest.approx(
+        0.9 * np.exp(0.1)
+    )
+    alone = found(0.7, 0.2) | {"bias_off": found(0.6, 0.3)}
+    assert study.mean_ratio([alone])["low"] == pytest.approx(alone["low"])
+    assert study.mean_ratio([alone])["bias_off"]["high"] == pytest.approx(0.6 * np.exp(0.3))
+
+
+def test_the_control_is_at_each_arms_own_times():
+    """Arms that are forward states themselves have no shift; states with more noise have one above
+    zero.
+    """
+    real = fashion_mnist.to_float(fashion_mnist.load_fashion_mnist("test")[0][1000:1200])
+    reader = study.judge("linear")
+    rows = {}
+    for name, grid, extra in (
+        ("few", [1.0, 0.5, 0.1, 0.0], 0.0),
+        ("many", [1.0, 0.6, 0.45, 0.15, 0.05, 0.0], 0.0),
+        ("noisy", [1.0, 0.5, 0.1, 0.0], 0.02),
+    ):
+        times = torch.tensor(grid)
+        true = [min(1.0, t + extra * (0 < t < 1)) for t in grid]
+        states = torch.stack(
+            [add_noise(real, torch.randn(real.shape), t, "linear") for t in true], 1
+        )
+        rows[name] = {"levels": study.estimated_times(reader, states), "times": times.numpy()}
+    found = study.shifts(rows, "linear", reader, resamples=200)
+    for name in ("few", "many"):
+        assert found[name]["late"]["low"] < 0.002 and found[name]["late"]["high"] > -0.002
+    assert found["noisy"]["late"]["low"] > 0.01
+    assert study.control(rows["few"], "linear", reader, 50).shape == (50, 4)
+    assert forward_states(real[:2], torch.tensor([0.5])).shape == (2, 1, 1, 28, 28)

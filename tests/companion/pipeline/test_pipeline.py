@@ -1,0 +1,139 @@
+"""The DVC pipeline: the lock is fresh, and the whole DAG runs at tiny size in a clone of its own."""
+
+import json
+import shutil
+
+import nbformat
+import pytest
+import yaml
+from clones import clone, dvc
+
+from companion.report.claims import VERDICTS
+from companion.report.evidence import check
+from nag.data import fashion_mnist
+from nag.support.paths import ROOT
+
+SMALL_NETWORK = dict(
+    width=32, depth=1, heads=2, images_seen=1280, warmup_steps=2, ema_decay=0.5, compile=False
+)
+
+
+def test_lock_is_fresh():
+    out = dvc(ROOT, "repro", "--dry", "--allow-missing")
+    assert "Running stage" not in out, f"dvc.lock is stale, run `make repro` and commit it:\n{out}"
+
+
+def test_every_stage_is_described_and_depends_on_no_notebook():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for name, stage in stages.items():
+        body = stage.get("do", stage)
+        assert body.get("desc"), f"{name} has no desc"
+        if name != "source":
+            assert not [d for d in body["deps"] if d.endswith(".ipynb")], (
+                f"{name} depends on a notebook"
+            )
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A clone with small parameters in which the whole pipeline has run from raw images."""
+    folder = clone(tmp_path_factory.mktemp("clone") / "nag")
+    for name in fashion_mnist.MD5:
+        fashion_mnist.fetch(name)
+        if not (folder / "data/fashion-mnist" / name).exists():
+            shutil.copy(fashion_mnist.FOLDER / name, folder / "data/fashion-mnist" / name)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for family in params["train"].values():
+        family.update(SMALL_NETWORK)
+    for part in (*params["estimator"].values(), params["extractor"]):
+        part.update(images_seen=5120, warmup_steps=2, ema_decay=0.5)
+    params["extractor"].update(compared_images=1000)
+    for part in params["tune"].values():
+        part.update(
+            w_values="1.0",
+            cfg_values="1.5",
+            joint_w_values="0.5",
+            joint_cfg_values="1.5",
+            n_images=250,
+            trajectories=20,
+        )
+    params["sample"].update(
+        n_images=250,
+        steps=5,
+        trajectories=20,
+        reference_images=1000,
+        compile=False,
+        resamples=50,
+        sde_images=20,
+        sde_steps=10,
+    )
+    params["overhead"].update(n_images=8, steps=2, rounds=1)
+    params["auto"].update(calibration_images=20, weights_tried="0.0, 2.0", n_images=250)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    dvc(folder, "repro", "--force")
+    return folder
+
+
+@pytest.mark.slow
+def test_tiny_run_makes_everything(tiny):
+    params = yaml.safe_load((tiny / "params.yaml").read_text())
+    summary = json.loads((tiny / "results/summary.json").read_text())
+    assert set(summary) == set(params["families"])
+    for arms in summary.values():
+        assert set(arms) == {"none", "nag", "cfg", "cfg+nag"}
+        for values in arms.values():
+            for metric in ("fd", "kid", "precision", "recall", "shift_late"):
+                assert values[metric]["low"] <= values[metric]["value"] <= values[metric]["high"]
+            assert values["protocol"]["steps"] == 5 and values["fd"]["n"] == 250
+        assert [arms[a]["nfe"] for a in ("none", "nag", "cfg", "cfg+nag")] == [5, 10, 10, 15]
+    for family in params["families"]:
+        auto = json.loads((tiny / f"results/metrics/auto-{family}.json").read_text())
+        assert auto["n"] == 250 and len(auto["schedule"]["weights"]) == 5
+    assert len(json.loads((tiny / "results/metrics/overhead.json").read_text())["rows"]) >= 8
+    claims = json.loads((tiny / "results/claims.json").read_text())
+    found = [c["id"] for c in claims if c["id"].startswith("F")]
+    assert [c["id"] for c in claims] == [f"C{k}" for k in range(1, 10)] + [
+        f"Q{k}" for k in range(1, 11)
+    ] + found
+    assert found == [f"F{k}" for k in range(1, len(found) + 1)] and found
+    assert all(c["verdict"] in VERDICTS for c in claims[:9])
+    for claim in claims:
+        check(claim["evidence"], tiny)
+    drawn = {p.stem for p in (tiny / "results/figures").glob("*.png")}
+    for family in params["families"]:
+        assert {
+            f"{family}_{kind}" for kind in ("posterior", "shift", "samples", "quality", "tuning")
+        } <= drawn
+    assert all((tiny / "results/figures" / f"{name}.svg").stat().st_size > 1000 for name in drawn)
+
+
+@pytest.mark.slow
+def test_parameters_keep_their_types(tiny):
+    notebook = nbformat.read(tiny / "results/executed/01_train-sit.ipynb", 4)
+    injected = next(
+        c.source for c in notebook.cells if "injected-parameters" in c.metadata.get("tags", [])
+    )
+    values = {}
+    exec(injected, values)
+    assert values["compile"] is False and values["images_seen"] == 1280
+    assert (
+        isinstance(values["lr"], float)
+        and isinstance(values["seed"], int)
+        and isinstance(values["family"], str)
+    )
+
+
+@pytest.mark.slow
+def test_nothing_is_stale_afterwards_nor_after_stepping_through_by_hand(tiny):
+    assert "Running stage" not in dvc(tiny, "repro", "--dry")
+    path = tiny / "notebooks/09_claims.ipynb"
+    notebook = nbformat.read(path, 4)
+    for count, cell in enumerate(c for c in notebook.cells if c.cell_type == "code"):
+        cell.execution_count = count
+        cell.outputs = [nbformat.v4.new_output("stream", text="by hand")]
+        cell.metadata["execution"] = {"iopub.execute_input": "2026-01-01"}
+    notebook.metadata["language_info"] = {"name": "python", "version": "3.11.7"}
+    nbformat.write(notebook, path)
+    out = dvc(tiny, "repro")
+    assert "Running stage 'source@09_claims'" in out and "Running stage 'claims'" not in out
+    assert "results" in dvc(tiny, "metrics", "show")

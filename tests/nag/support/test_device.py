@@ -1,0 +1,107 @@
+"""Choice of device, precision and compilation, and that it is said truthfully."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from nag.support import device
+
+CPU = torch.device("cpu")
+
+
+def test_best_device_is_one_that_works():
+    assert torch.ones(2, device=device.best_device()).sum().item() == 2
+
+
+@pytest.mark.parametrize(
+    "cuda, mps, best", [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+)
+def test_order_of_preference(monkeypatch, cuda, mps, best):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert device.best_device().type == best
+
+
+@pytest.mark.parametrize("fast, chosen", [(True, "bf16"), (False, "fp32")])
+def test_auto_takes_bf16_only_where_it_is_native(monkeypatch, fast, chosen):
+    monkeypatch.setattr(device, "has_fast_bf16", lambda _: fast)
+    assert device.resolve_precision("auto", CPU) == chosen
+    assert [device.resolve_precision(p, CPU) for p in ("bf16", "fp32")] == ["bf16", "fp32"]
+
+
+def test_mps_has_no_bf16_here():
+    assert device.resolve_precision("auto", torch.device("mps")) == "fp32"
+
+
+def test_unknown_precision_lists_the_known_ones():
+    with pytest.raises(ValueError, match="unknown precision 'fp16'.*auto.*bf16.*fp32"):
+        device.resolve_precision("fp16", CPU)
+
+
+@pytest.mark.parametrize("precision, dtype", [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_autocast_does_what_it_is_told(precision, dtype):
+    with device.autocast(CPU, precision):
+        assert (torch.ones(4, 4) @ torch.ones(4, 4)).dtype == dtype
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    monkeypatch.setattr(device.shutil, "which", lambda name: None)
+    device.can_compile.cache_clear()
+    yield
+    device.can_compile.cache_clear()
+
+
+def test_without_a_compiler_the_module_runs_as_it_is(no_compiler):
+    module = torch.nn.Linear(2, 2)
+    assert device.maybe_compile(module, CPU) is module
+    assert "no C++ compiler or Python headers" in device.describe(CPU, "fp32", True)
+
+
+def test_compilation_can_be_declined():
+    module = torch.nn.Linear(2, 2)
+    assert device.maybe_compile(module, CPU, wanted=False) is module
+
+
+def test_the_description_names_everything(monkeypatch):
+    monkeypatch.setattr(device, "has_fast_bf16", lambda _: False)
+    line = device.describe(CPU, "fp32", False)
+    assert (
+        line
+        == f"device cpu, precision fp32 (no native bf16 here), not compiled, {torch.get_num_threads()} threads"
+    )
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_preferred():
+    assert device.best_device().type == "cuda"
+
+
+FAULTS = """
+import resource, torch
+from nag import device
+
+def faults(size):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.empty(size).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = min(faults(2**24) for _ in range(8))
+kept = device.keep_freed_memory()
+print(kept, before, min(faults(2**24) for _ in range(8)), min(faults(2**27) for _ in range(2)))
+"""
+
+
+def test_freed_memory_is_kept_and_not_faulted_in_again():
+    """Blocks of 64 MiB, 16,384 pages, four times, once the heap has settled; those of 512 MiB go
+    back to the system as ever.
+    """
+    pytest.importorskip("resource")
+    run = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True)
+    kept, without, within, beyond = run.stdout.split()
+    if kept == "False":
+        pytest.skip("no glibc here")
+    assert int(within) < 1000 < min(int(without), int(beyond))

@@ -1,0 +1,154 @@
+"""Several processes do what one does: rows of the batch, the loss curve, and resuming on another
+number of them.
+"""
+
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from gloo_worker import parts
+from torch.testing import assert_close
+
+from nag.estimator import NoiseEstimator, estimator_loss
+from nag.support import distributed
+from nag.support.paths import ROOT
+from nag.support.rng import generator
+from nag.train import denoising_loss, fit
+
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
+
+def losses(records):
+    return torch.tensor([record["loss"] for record in records])
+
+
+def whole(tmp_path, **how):
+    net, loss, config = parts()
+    return list(fit(net, loss, 50, config, tmp_path / "whole.pt", log_every=1, **how)), net
+
+
+def assert_same_weights(net, other, tolerance):
+    """All weights but the keys' bias: softmax does not see it, so that its gradient is rounding,
+    which Adam makes steps of.
+    """
+
+    def seen(name, value):
+        return (
+            torch.cat([value.chunk(3)[k] for k in (0, 2)]) if name.endswith("qkv.bias") else value
+        )
+
+    for name, value in other.state_dict().items():
+        assert_close(
+            seen(name, net.state_dict()[name]), seen(name, value), rtol=tolerance, atol=tolerance
+        )
+
+
+@pytest.mark.parametrize(
+    "world, micro, expected",
+    [
+        (1, None, [[(0, 24)]]),
+        (1, 8, [[(0, 8), (8, 16), (16, 24)]]),
+        (2, None, [[(0, 12)], [(12, 24)]]),
+        (3, 4, [[(0, 4), (4, 8)], [(8, 12), (12, 16)], [(16, 20), (20, 24)]]),
+        (2, 100, [[(0, 12)], [(12, 24)]]),
+    ],
+)
+def test_every_row_belongs_to_one_process(monkeypatch, world, micro, expected):
+    for rank in range(world):
+        monkeypatch.setattr(distributed, "place", lambda rank=rank: (rank, world))
+        assert [(s.start, s.stop) for s in distributed.share_rows(24, micro)] == expected[rank]
+
+
+@pytest.mark.parametrize("world, micro", [(5, None), (1, 7), (2, 5)])
+def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch, world, micro):
+    monkeypatch.setattr(distributed, "place", lambda: (0, world))
+    with pytest.raises(ValueError, match="batch of 24 cannot be divided equally"):
+        distributed.share_rows(24, micro)
+
+
+def test_alone_there_is_nothing_to_agree_on():
+    assert distributed.start() == (0, 1) and distributed.any_of([True, False]) == [True, False]
+    value = torch.tensor(2.5)
+    assert distributed.mean(value) is value
+
+
+@pytest.mark.parametrize(
+    "rows", [[slice(0, 6), slice(6, 12)], [slice(0, 4), slice(4, 8), slice(8, 12)]]
+)
+def test_parts_of_a_batch_make_up_the_whole(tiny, rows):
+    net, images, labels = tiny(), torch.randn(20, 1, 8, 8), torch.arange(20) % 3
+    index = torch.arange(3, 15)
+
+    def source(index, gen, rows):
+        return (images[index] + torch.randn(len(index), 1, 8, 8, generator=gen))[rows]
+
+    for loss, module in (
+        (denoising_loss(images, labels, 0.3, 0.3, 0.1), net),
+        (denoising_loss(source, labels, 0.3, 0.3), net),
+    ):
+        one = loss(module, index, generator(7))
+        split = [loss(module, index, generator(7), part) for part in rows]
+        assert_close(torch.stack(split).mean(), one, rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(split[0], split[1])
+
+
+def test_the_estimator_takes_a_source_of_latents():
+    torch.manual_seed(0)
+    images, index, net = torch.randn(20, 4, 8, 8), torch.arange(10), NoiseEstimator(4)
+    drawn = estimator_loss(lambda i, gen, rows: images[i][rows])(net, index, generator(3))
+    assert_close(drawn, estimator_loss(images)(net, index, generator(3)), rtol=0, atol=0)
+
+
+def test_gradient_accumulation_changes_nothing_but_memory(tmp_path):
+    one, net = whole(tmp_path)
+    (tmp_path / "whole.pt").unlink()
+    split, other = whole(tmp_path, micro_batch=4)
+    assert_close(losses(split), losses(one), rtol=1e-5, atol=0)
+    assert_same_weights(other, net, 1e-5)
+
+
+def test_checkpoints_by_steps(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr("nag.train.write_torch", lambda path, state: saved.append(state["step"]))
+    net, loss, config = parts()
+    list(fit(net, loss, 50, config, tmp_path / "state.pt", save_steps=5))
+    assert saved == [5, 10, 12]
+
+
+@pytest.mark.slow
+def test_two_processes_killed_and_resumed_by_one(tmp_path, monkeypatch):
+    """The loss curve of two gloo processes with gradient accumulation, stopped by a signal to one
+    of them, is that of one.
+    """
+    one, net = whole(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    spec, state = tmp_path / "spec.json", tmp_path / "state.pt"
+    wanted = {"state": str(state), "out": str(tmp_path / "out.pt"), "micro_batch": 4, "stop_at": 5}
+    spec.write_text(json.dumps(wanted))
+    with pytest.raises(
+        RuntimeError, match="gloo_worker failed in one of 2 processes .* run again to go on"
+    ):
+        distributed.launch("gloo_worker", spec, 2)
+    assert (
+        torch.load(state, weights_only=True)["step"] == 6
+    )  # the signal came after the record of step 5
+    other, loss, config = parts()
+    resumed = list(fit(other, loss, 50, config, state, log_every=1))
+    assert_close(losses(resumed), losses(one), rtol=1e-4, atol=0)
+    assert_same_weights(other, net, 1e-4)
+
+
+def test_what_a_failed_run_printed_is_in_its_error(tmp_path, monkeypatch):
+    class Fake(SimpleNamespace):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return False
+
+    fake = Fake(stdout=iter(["one\n", "disk full\n"]), returncode=3)
+    monkeypatch.setattr(distributed.subprocess, "Popen", lambda *a, **k: fake)
+    with pytest.raises(RuntimeError, match=r"nag\.shards failed .*exit code 3[\s\S]*disk full"):
+        distributed.launch("companion.experiments.shards", tmp_path / "s.json", 2)

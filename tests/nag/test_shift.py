@@ -1,0 +1,224 @@
+"""The measurement finds no shift where there is none and the known one where noise was added
+(paper, Statement 1).
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from nag.interpolant import add_noise
+from nag.samplers.time_grids import uniform
+from nag.shift import (
+    LATE,
+    bootstrap,
+    energy_residual,
+    estimated_times,
+    forward_states,
+    interval,
+    late_ratio,
+    noise_shift,
+    read_at,
+)
+from nag.support.rng import ImageNoise
+
+TIMES = uniform(20)  # 1, 0.95 ... 0.05, 0
+BLACK = torch.zeros(
+    150, 1, 16, 16
+)  # of these images x_t = t eps, so the noise level is the root mean square
+
+
+def rms(x):
+    return x.square().mean((1, 2, 3)).sqrt()
+
+
+def test_forward_states_show_no_shift():
+    sampled = estimated_times(rms, forward_states(BLACK, TIMES, first_seed=5))
+    control = estimated_times(rms, forward_states(BLACK, TIMES))
+    shift = noise_shift(sampled, control, TIMES.numpy())
+    delta = shift["delta"]
+    assert (
+        np.abs(delta["value"] - 0).max() < 4 * (2 / (2 * 256 * 150)) ** 0.5
+    )  # sd of a mean rms is t / sqrt(2 d M)
+    assert (delta["low"] <= delta["value"]).all() and (delta["value"] <= delta["high"]).all()
+    assert shift["late"]["low"] < 0 < shift["late"]["high"]
+
+
+@pytest.mark.parametrize("error", [0.05, 0.2])
+def test_added_noise_is_found_as_the_shift_of_statement_1(error):
+    states = forward_states(BLACK, TIMES, first_seed=5)
+    states = states + error * ImageNoise(range(9000, 9150))(states.shape[1:])
+    control = estimated_times(rms, forward_states(BLACK, TIMES))
+    shift = noise_shift(estimated_times(rms, states), control, TIMES.numpy())
+    truth = np.sqrt(TIMES.numpy() ** 2 + error**2) - TIMES.numpy()
+    np.testing.assert_allclose(shift["delta"]["value"], truth, atol=0.01)
+    late = truth[(TIMES.numpy() > 0) & (TIMES.numpy() < 0.21)].mean()
+    assert shift["late"]["value"] == pytest.approx(late, abs=0.0025)  # four standard errors
+    assert 0 < shift["late"]["low"] < late < shift["late"]["high"]
+    assert (
+        shift["growth"]["low"] > 0
+    )  # the same error weighs more at small t: the paper's systematic growth
+
+
+def test_the_control_removes_the_estimators_own_bias():
+    sampled, control = forward_states(BLACK, TIMES, first_seed=5), forward_states(BLACK, TIMES)
+    honest, biased = (
+        noise_shift(estimated_times(f, sampled), estimated_times(f, control), TIMES.numpy(), 10)
+        for f in (rms, lambda x: rms(x) + 0.3)
+    )
+    np.testing.assert_allclose(biased["delta"]["value"], honest["delta"]["value"], atol=1e-6)
+
+
+def test_late_is_the_mean_over_the_last_fifth():
+    times = np.array([1.0, 0.95, 0.9, 0.4, 0.3, 0.2, 0.1, 0.05, 0.0])
+    truth = np.array([9.0, 9.0, -0.2, 0.6, 9.0, 0.3, -0.1, 0.1, 9.0])
+    control = np.random.default_rng(0).normal(size=(30, 1)) + times
+    shift = noise_shift(control + truth, control, times, resamples=50)
+    np.testing.assert_allclose(shift["delta"]["value"], truth, atol=1e-12)
+    assert LATE == 0.2
+    assert shift["late"]["value"] == pytest.approx(0.1)
+    assert shift["middle"]["value"] == pytest.approx(0.2)  # over 0.4 to 0.9
+    assert shift["growth"]["value"] == pytest.approx(0.1 - 0.2)
+    assert shift["spread"]["value"] == pytest.approx(0, abs=1e-12)
+    assert shift["draws"].shape == (50, 9)
+
+
+def test_a_shift_is_read_between_two_states_and_nowhere_else():
+    times = np.array([1.0, 0.6, 0.5, 0.25, 0.1, 0.0])  # falling, as samplers have them
+    truth = 0.3 - 0.2 * times  # linear, so that reading between states is exact
+    control = np.random.default_rng(0).normal(size=(30, 1)) + times
+    shift = noise_shift(control + truth, control, times, resamples=50)
+    for t in (0.0, 0.1, 0.2, 0.55, 1.0):
+        assert interval(*read_at(shift, times, t))["value"] == pytest.approx(0.3 - 0.2 * t)
+    between, ends = (
+        interval(*read_at(shift, times, 0.55)),
+        [{k: v[k_at] for k, v in shift["delta"].items()} for k_at in (1, 2)],
+    )
+    assert between["low"] == pytest.approx(
+        np.mean([end["low"] for end in ends])
+    )  # one constant per image: draws move together
+    with pytest.raises(ValueError, match="not between two states"):
+        read_at(shift, times[:-1], 0.05)
+
+
+def test_spread_is_the_excess_of_the_standard_deviation_over_images():
+    rng, times = np.random.default_rng(0), np.array([0.8, 0.5, 0.2, 0.1, 0.0])
+    control, wider = rng.normal(0, 0.1, (4000, 5)) + times, rng.normal(0, 0.15, (4000, 5)) + times
+    shift = noise_shift(wider, control, times, resamples=200)
+    error = (
+        (0.1**2 + 0.15**2) / (2 * 4000) / 2
+    ) ** 0.5  # of a standard deviation s: s / sqrt(2 n); two late times
+    assert shift["spread"]["value"] == pytest.approx(0.05, abs=4 * error)
+    assert (
+        2 < (shift["spread"]["high"] - shift["spread"]["low"]) / error < 6
+    )  # 95 %: 3.9 standard errors
+    assert shift["late"]["low"] < 0 < shift["late"]["high"]
+
+
+def test_late_ratio_compares_two_arms_resampled_alike():
+    rng, times = np.random.default_rng(0), np.array([0.8, 0.5, 0.2, 0.1, 0.0])
+    control, images = rng.normal(0, 0.1, (300, 5)) + times, rng.normal(0, 0.1, (200, 5)) + times
+    whole, half, minus = (
+        noise_shift(images + d, control, times, resamples=300) for d in (0.4, 0.2, -0.4)
+    )
+    ratio = late_ratio(half, whole, times)
+    truth = abs(half["late"]["value"]) / abs(whole["late"]["value"])
+    assert ratio["value"] == pytest.approx(truth) and truth == pytest.approx(0.5, abs=0.03)
+    assert ratio["low"] < ratio["value"] < ratio["high"] and ratio["high"] - ratio["low"] < 0.05
+    same = late_ratio(whole, whole, times)
+    assert same["value"] == same["low"] == same["high"] == 1
+    assert late_ratio(minus, whole, times)["value"] == pytest.approx(
+        1, abs=0.1
+    )  # of sizes, not signs
+
+
+def test_the_bootstrap_interval_covers_as_promised():
+    rng, times, truth = np.random.default_rng(0), np.linspace(0.9, 0.09, 10), np.linspace(-1, 1, 10)
+    late = truth[times <= LATE].mean()
+    hits = []
+    for _ in range(60):
+        sampled, control = truth + rng.normal(0, 2, (60, 10)), rng.normal(0, 1, (80, 10))
+        shift = noise_shift(sampled, control, times, resamples=200, seed=int(rng.integers(10**6)))
+        hits += [
+            (shift["delta"]["low"] < truth) & (truth < shift["delta"]["high"]),
+            [shift["late"]["low"] < late < shift["late"]["high"]],
+        ]
+    assert np.mean(np.concatenate(hits)) == pytest.approx(
+        0.94, abs=0.03
+    )  # 95 %, minus what 60 images and percentiles cost
+
+
+def test_the_bootstrap_has_the_standard_error_of_the_mean():
+    values = np.random.default_rng(0).normal(size=(200, 3))
+    draws = bootstrap(values, lambda a: a.mean(0), resamples=2000)
+    assert draws.shape == (2000, 3)
+    np.testing.assert_allclose(draws.std(0), values.std(0) / np.sqrt(200), rtol=0.07)
+    np.testing.assert_array_equal(draws, bootstrap(values, lambda a: a.mean(0), resamples=2000))
+
+
+def test_the_two_sets_are_resampled_independently():
+    values = np.random.default_rng(0).normal(size=(100, 3))
+    shift = noise_shift(
+        values, values, np.array([0.5, 0.1, 0.0])
+    )  # the variances of both means add
+    np.testing.assert_allclose(shift["draws"].std(0), values.std(0) * np.sqrt(2 / 100), rtol=0.1)
+
+
+def test_images_are_resampled_whole():
+    """Times of one image stay together: a shift that only its images' offsets blur is as sharp as
+    they are alike.
+    """
+    offsets = np.random.default_rng(0).normal(size=(40, 1))
+    draws = bootstrap(np.repeat(offsets, 5, axis=1), lambda a: a.mean(0), resamples=20)
+    assert np.ptp(draws, axis=1).max() < 1e-12 < np.ptp(draws, axis=0).min()
+
+
+def test_forward_states_share_an_images_noise_over_time_and_ignore_the_batch():
+    images = torch.randn(4, 1, 5, 5)
+    states = forward_states(images, TIMES, "cosine")
+    assert states.shape == (4, 21, 1, 5, 5) and torch.equal(states[:, -1], images)
+    eps = states[:, 0]  # t = 1, where the cosine path's alpha is 6e-17
+    torch.testing.assert_close(states[:, 7], add_noise(images, eps, float(TIMES[7]), "cosine"))
+    assert torch.equal(forward_states(images[:2], TIMES, "cosine"), states[:2])
+
+
+def test_estimates_do_not_depend_on_the_batch():
+    states = forward_states(BLACK[:7], TIMES)
+    many, few = (estimated_times(rms, states, batch=size) for size in (1000, 4))
+    assert many.shape == (7, 21)
+    np.testing.assert_allclose(many, few, rtol=1e-6)
+    np.testing.assert_allclose(estimated_times(rms, states.half().numpy()), many, rtol=1e-3)
+
+
+def test_wrong_shapes_and_grids_are_refused():
+    times = TIMES.numpy()
+    with pytest.raises(
+        ValueError, match=r"estimates \(3, 21\) and \(3, 20\) must have one column per time \(21\)"
+    ):
+        noise_shift(np.zeros((3, 21)), np.zeros((3, 20)), times)
+    with pytest.raises(
+        ValueError, match=r"no time in \(0, 0.2\] or in \[0.4, 0.9\]: use more steps"
+    ):
+        noise_shift(np.zeros((3, 3)), np.zeros((3, 3)), np.array([1.0, 0.5, 0.0]))
+
+
+@pytest.mark.parametrize("path", ["linear", "cosine", "vp", "ddpm"])
+def test_energy_residual_is_zero_for_the_forward_process(path):
+    images = 0.3 + 0.5 * torch.randn(400, 1, 12, 12)
+    times = TIMES.numpy()
+    states = forward_states(images, TIMES, path).numpy()
+    n = states[:, 0].size
+    assert np.abs(energy_residual(states, times, path)).max() < 4 * np.sqrt(
+        3 / n
+    )  # var of eps^2 is 2, plus a cross term
+    assert energy_residual(states, times, path)[-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_energy_residual_is_the_energy_of_added_noise():
+    images = 0.5 * torch.randn(400, 1, 12, 12)
+    times = TIMES.numpy()
+    states = forward_states(images, TIMES).numpy()
+    states[:, :-1] += 0.2 * np.random.default_rng(0).normal(size=states[:, :-1].shape).astype(
+        np.float32
+    )
+    residual = energy_residual(states, times)
+    np.testing.assert_allclose(residual[:-1], 0.04, atol=4 * np.sqrt(3 / states[:, 0].size))
