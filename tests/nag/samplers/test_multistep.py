@@ -7,7 +7,7 @@ import math
 import diffusers
 import pytest
 import torch
-from test_samplers import exact, gaussian, moments
+from test_one_step import exact, gaussian, moments
 from torch.testing import assert_close
 
 from nag.interpolant import coefficients, convert

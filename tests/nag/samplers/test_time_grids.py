@@ -5,7 +5,7 @@ any of them.
 import numpy as np
 import pytest
 import torch
-from test_samplers import exact, gaussian, moments
+from test_one_step import exact, gaussian, moments
 from torch.testing import assert_close
 
 from nag.interpolant import PATHS, time_of_ratio

@@ -150,5 +150,5 @@ def test_what_a_failed_run_printed_is_in_its_error(tmp_path, monkeypatch):
 
     fake = Fake(stdout=iter(["one\n", "disk full\n"]), returncode=3)
     monkeypatch.setattr(distributed.subprocess, "Popen", lambda *a, **k: fake)
-    with pytest.raises(RuntimeError, match=r"nag\.shards failed .*exit code 3[\s\S]*disk full"):
+    with pytest.raises(RuntimeError, match=r"companion\.experiments\.shards failed .*exit code 3[\s\S]*disk full"):
         distributed.launch("companion.experiments.shards", tmp_path / "s.json", 2)
