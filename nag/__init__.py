@@ -10,8 +10,9 @@ arXiv 2510.12497. Where each formula of the paper is:
 | classifier-based NAG, s(x|t) + w grad log g_phi(t|x) | `classifier_noise_awareness` |
 | NAG and CFG together | `GuidedField` with two terms |
 | noise-condition dropout | `denoising_loss` |
-| posterior p(t|x) of a state's noise level | `posterior` |
+| posterior p(t|x) of a state's noise level, and its KDE over images | `posterior`, `posterior_kde` |
 | noise shift delta = t' - t | `noise_shift`, `measure_shift` |
+| Statement 1, sigma_{t+delta}^2 = sigma_t^2 + sigma_e^2 | `statement_1` |
 | Domain Guidance | `domain` |
 """
 
@@ -34,7 +35,13 @@ from nag.samplers.multistep import dpmpp_2m, unipc
 from nag.samplers.one_step import ddim, ddpm, euler, euler_maruyama, heun
 from nag.samplers.registry import SAMPLERS, last, time_grid
 from nag.samplers.time_grids import uniform
-from nag.shift import estimated_times, forward_states, noise_shift
+from nag.shift import (
+    estimated_times,
+    forward_states,
+    noise_shift,
+    posterior_kde,
+    statement_1,
+)
 from nag.support.rng import ImageNoise
 from nag.train import TrainConfig, denoising_loss, fit
 
@@ -74,8 +81,10 @@ __all__ = [
     "measure_shift",
     "noise_shift",
     "posterior",
+    "posterior_kde",
     "posterior_mean",
     "scheduler_shift",
+    "statement_1",
     # training
     "TrainConfig",
     "denoising_loss",

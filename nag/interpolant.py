@@ -82,20 +82,35 @@ def ddpm(t: Tensor) -> Coefficients:
 PATHS = {"linear": linear, "cosine": cosine, "vp": vp, "ddpm": ddpm}
 
 
+def _first_time(below: Callable[[Coefficients], Tensor], like: Tensor, path: str) -> Tensor:
+    """The t in [0, 1], of like's shape, up to which `below` holds; by bisection to 2^-50."""
+    low = torch.zeros_like(like, dtype=widest(like.device))
+    high = torch.ones_like(low)
+    for _ in range(50):
+        middle = (low + high) / 2
+        early = below(PATHS[path](middle))
+        low, high = torch.where(early, middle, low), torch.where(early, high, middle)
+    return high
+
+
 def time_of_ratio(ratio: Tensor, path: str = "linear") -> Tensor:
-    """The time t in [0, 1] at which sigma_t / alpha_t has the given value (any shape, >= 0),
-    float64, by bisection.
+    """The time t in [0, 1] at which sigma_t / alpha_t = ratio (any shape, >= 0), in float64.
 
     Beyond the largest ratio of the path the answer is 1.
     """
     ratio = ratio.to(widest(ratio.device))
-    low, high = torch.zeros_like(ratio), torch.ones_like(ratio)
-    for _ in range(50):
-        middle = (low + high) / 2
-        c = PATHS[path](middle)
-        below = c.sigma < ratio * c.alpha
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return high
+    return _first_time(lambda c: c.sigma < ratio * c.alpha, ratio, path)
+
+
+def time_of_sigma(sigma: Tensor, path: str = "linear") -> Tensor:
+    """The time t in [0, 1] at which sigma_t = sigma (any shape, >= 0), in float64.
+
+    NaN where sigma is above sigma_1, the most noise that the path has.
+    """
+    sigma = sigma.to(widest(sigma.device))
+    most = PATHS[path](torch.ones_like(sigma)).sigma
+    time = _first_time(lambda c: c.sigma < sigma, sigma, path)
+    return torch.where(sigma <= most, time, torch.nan)
 
 
 def from_score(change: Tensor, t: Tensor | float, target: str, path: str = "linear") -> Tensor:

@@ -1,20 +1,38 @@
-"""The noise shift: estimated minus nominal noise level of a sampler's states, with a forward
-control subtracted.
+"""The noise shift of a sampler's states: how much noisier they look than their nominal time says.
 
-delta(t) = E[t' | sampled x_t] - E[t' | forward x_t], t' the posterior mean of g_phi. The control,
-forward states of held-out real images at the same t, holds the estimator's own bias, so that delta
-is zero where there is no shift (paper, Fig. 4)."""
+    delta(t) = E[t' | sampled x_t] - E[t' | forward x_t],   t' = E_g[t | x_t] of the estimator g_phi
+
+The control, forward states of held-out real images at the same t, takes away the estimator's own
+bias, so that delta is zero where there is no shift (arXiv 2510.12497, Sec. 3 and Figs. 1 and 4)."""
 
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from scipy.stats import gaussian_kde
 from torch import Tensor
 
-from nag.interpolant import PATHS, add_noise
+from nag.interpolant import PATHS, add_noise, time_of_sigma
 from nag.support.rng import ImageNoise, generator
 
 LATE = 0.2  # "late" sampling: 0 < t <= LATE
+
+
+def statement_1(
+    t: np.ndarray | float, sigma_e: np.ndarray | float, path: str = "linear"
+) -> np.ndarray:
+    """Statement 1: the noise shift delta of a state x_t with an error e ~ N(0, sigma_e^2 I) on top.
+
+        sigma_{t+delta}^2 = sigma_t^2 + sigma_e^2
+
+    To first order delta = (sqrt(sigma_t^2 + sigma_e^2) - sigma_t) / d_sigma_t; on the linear path,
+    where sigma_t = t, this is exact: delta = sqrt(t^2 + sigma_e^2) - t. The signal still has the
+    strength alpha_t. t in [0, 1] and sigma_e >= 0 broadcast; NaN where the path has no such noise
+    (arXiv 2510.12497, Sec. 3)."""
+    time = torch.as_tensor(t, dtype=torch.float64)
+    error = torch.as_tensor(sigma_e, dtype=torch.float64)
+    sigma = (PATHS[path](time).sigma ** 2 + error**2).sqrt()
+    return (time_of_sigma(sigma, path) - time).numpy()
 
 
 def forward_states(
@@ -38,6 +56,22 @@ def estimated_times(
     flat = states.flatten(0, 1)
     means = torch.cat([posterior_mean(chunk.float()).cpu().double() for chunk in flat.split(batch)])
     return means.view(states.shape[:2]).numpy()
+
+
+def posterior_kde(levels: np.ndarray, points: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Density over images of the estimated noise levels `levels` (M,) of states of one nominal t.
+
+        p(t') = 1/(M h) sum_m phi((t' - E_g[t | x_m]) / h),   h = std(levels) M^(-1/5)
+
+    with phi the standard normal density and Scott's (1992) bandwidth h. Returns t' (points,), three
+    bandwidths wider than the levels but within [0, 1], and p(t') (points,). Raises ValueError if
+    all levels are the same (arXiv 2510.12497, Fig. 1)."""
+    if np.ptp(levels) == 0:
+        raise ValueError("all estimates are alike, so they have no density: choose another t")
+    kde = gaussian_kde(levels)
+    reach = 3 * np.sqrt(kde.covariance.item())
+    t = np.linspace(max(levels.min() - reach, 0), min(levels.max() + reach, 1), points)
+    return t, kde(t)
 
 
 def bootstrap(

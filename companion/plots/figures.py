@@ -29,6 +29,7 @@ from companion.plots.style import (
     save,
     style,
 )
+from nag.shift import posterior_kde
 
 __all__ = [
     "calibration",
@@ -96,10 +97,8 @@ def posterior_density(
                 raise ValueError(
                     f"all estimates of {arm!r} at t = {times[k]:g} are alike: choose another t"
                 )
-            sns.kdeplot(
-                x=values, ax=ax, clip=(0, 1), color=look["color"], linestyle=look["linestyle"]
-            )
-            x, y = ax.lines[-1].get_data()
+            x, y = posterior_kde(values)
+            ax.plot(x, y, color=look["color"], linestyle=look["linestyle"])
             ax.fill_between(
                 x, y, color=look["color"], alpha=0.25 if arm == "forward" else 0.08, lw=0
             )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nag.interpolant import add_noise
+from nag.interpolant import PATHS, add_noise
 from nag.samplers.time_grids import uniform
 from nag.shift import (
     LATE,
@@ -17,7 +17,9 @@ from nag.shift import (
     interval,
     late_ratio,
     noise_shift,
+    posterior_kde,
     read_at,
+    statement_1,
 )
 from nag.support.rng import ImageNoise
 
@@ -41,6 +43,40 @@ def test_forward_states_show_no_shift():
     )  # sd of a mean rms is t / sqrt(2 d M)
     assert (delta["low"] <= delta["value"]).all() and (delta["value"] <= delta["high"]).all()
     assert shift["late"]["low"] < 0 < shift["late"]["high"]
+
+
+def sigma(path, t):
+    return PATHS[path](torch.as_tensor(t, dtype=torch.float64)).sigma.numpy()
+
+
+@pytest.mark.parametrize("path", sorted(PATHS))
+def test_statement_1_adds_variances_and_its_first_order_is_the_papers(path):
+    t, error = np.linspace(0.05, 0.6, 12) + 5e-4, 0.1  # between levels of "ddpm", which has kinks
+    delta = statement_1(t, error, path)
+    np.testing.assert_allclose(sigma(path, t + delta) ** 2, sigma(path, t) ** 2 + error**2)
+    small = 1e-4  # an error whose shift is still within a level
+    slope = PATHS[path](torch.as_tensor(t)).d_sigma.numpy()
+    first = (np.hypot(sigma(path, t), small) - sigma(path, t)) / slope
+    np.testing.assert_allclose(statement_1(t, small, path), first, rtol=1e-3, atol=1e-14)
+
+
+def test_statement_1_on_the_linear_path_is_a_closed_form():
+    t = np.linspace(0, 0.9, 10)
+    np.testing.assert_allclose(statement_1(t, t / 5), np.hypot(t, t / 5) - t, atol=1e-14)
+    assert statement_1(0.3, 0.4) == pytest.approx(0.2, abs=1e-14)
+    assert np.isnan(statement_1(0.9, 0.5))  # sigma would be above 1
+
+
+def test_posterior_kde_is_a_sum_of_normals_of_scotts_width():
+    levels = np.random.default_rng(0).normal(0.4, 0.02, 50)
+    t, density = posterior_kde(levels)
+    h = levels.std(ddof=1) * 50 ** (-1 / 5)
+    normals = np.exp(-(((t[:, None] - levels) / h) ** 2) / 2) / (h * np.sqrt(2 * np.pi))
+    np.testing.assert_allclose(density, normals.mean(1))
+    assert np.trapezoid(density, t) == pytest.approx(1, abs=0.005)
+    assert posterior_kde(np.array([0.0, 0.001, 1]))[0][[0, -1]].tolist() == [0, 1]
+    with pytest.raises(ValueError, match="are alike"):
+        posterior_kde(np.full(5, 0.3))
 
 
 @pytest.mark.parametrize("error", [0.05, 0.2])
