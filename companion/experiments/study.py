@@ -5,8 +5,9 @@ An arm is kept as numbers: features of its images, levels read from its states, 
 What decided them is its key; an arm of another key is made anew."""
 
 import hashlib
+import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +29,13 @@ from nag.evaluation import metrics
 from nag.evaluation.fashion_classifier import Extractor
 from nag.guidance import Term
 from nag.models import DiT
+from nag.samplers.registry import time_grid
 from nag.shift import estimated_times, forward_states, noise_shift
 from nag.support.paths import ROOT, WEIGHTS
 
 Judge = Callable[[Tensor], Tensor]
 Row = dict[str, np.ndarray]
+EXTRACTOR = WEIGHTS / "extractor.safetensors"
 
 
 def reference(images: Tensor | None = None) -> Tensor:
@@ -105,6 +108,125 @@ def arm(
     return row
 
 
+def estimator_file(process: str) -> Path:
+    """Where the committed estimator of a forward process ("linear" or "ddpm") is."""
+    return WEIGHTS / f"estimator-{process}.safetensors"
+
+
+def load_reader(process: str) -> Judge:
+    """The committed estimator of a forward process as x (B, 1, 28, 28) -> E[t | x] (B,)."""
+    net = checkpoint.load_weights(estimator_file(process), NoiseEstimator())
+    return lambda x: posterior_mean(net, x)
+
+
+def _measured(
+    net: DiT,
+    terms: Sequence[Term],
+    config: SampleConfig,
+    reader: Judge | None,
+    solver: Callable | None,
+) -> Row:
+    """What is kept of an arm: features of all images, levels of some, the first ten images."""
+    run = sample(net, terms, config, progress=False, solver=solver)
+    levels = estimated_times(reader, run["states"]) if reader else np.zeros((0, len(run["times"])))
+    return {name: run[name] for name in ("times", "seeds", "nfe", "seconds")} | {
+        "levels": levels,
+        "images": run["images"][:10],
+        "features": metrics.extract_features(torch.from_numpy(run["images"])).numpy(),
+    }
+
+
+def _guidance(net: DiT, terms: Sequence[Term], config: SampleConfig) -> list:
+    """What every term drops and guides, and its weight at every time of the grid."""
+    times = time_grid(config.sampler, config.steps, net.config.path, config.grid).tolist()
+    return [
+        [t.name, t.drop_class, t.drop_noise, t.channels, [t.at(time) for time in times]]
+        for t in terms
+    ]
+
+
+def _code_digest(code: Iterable[Callable]) -> list[str]:
+    """The version of the sampling code and of the modules that define these functions."""
+    modules = {Path(inspect.getsourcefile(item)) for item in code}
+    return [code_version(), *sorted(checkpoint.sha256(module) for module in modules)]
+
+
+def kept_arm(
+    folder: Path,
+    name: str,
+    net: DiT,
+    terms: Sequence[Term],
+    config: SampleConfig,
+    *,
+    weights: Iterable[Path],
+    reader: Judge | None = None,
+    solver: Callable | None = None,
+    code: Iterable[Callable] = (),
+    **settings: object,
+) -> Row:
+    """The arm kept in `folder` as NAME-KEY8.npz; sampled, measured and kept there if absent.
+
+    features (N, 192), levels (M, K) that `reader` sees in the states of `config.trajectories`
+    images at times (K,), the first ten images, seeds, nfe, seconds. The key has everything that
+    decides them: `config`, the guidance, `settings`, PyTorch, the sampling code, and the contents
+    of the files of `weights`: name every network that is run (guided, negative, head, estimator);
+    the extractor is added. `code` is other functions of ours that decide them, such as `solver`.
+    Call `reference` first, which registers the extractor. Raises ValueError if there is a reader
+    and no file of an estimator among `weights`."""
+    files = sorted({Path(file) for file in weights} | {EXTRACTOR})
+    if reader and not any("estimator" in file.name for file in files):
+        raise ValueError(f"{name}: the estimator decides the levels, so add its file to weights")
+    made = {
+        "config": config.model_dump(mode="json"),
+        "guidance": _guidance(net, terms, config),
+        "settings": settings,
+        "weights": [checkpoint.sha256(file) for file in files],
+        "reader": reader is not None,
+        "code": _code_digest(code),
+        "torch": torch.__version__,
+    }
+    key = hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    path = Path(folder) / f"{name}-{key}.npz"
+    new = not path.is_file()
+    if new:
+        save_arrays(path, _measured(net, terms, config, reader, solver))
+    row = load_arrays(path)
+    print(
+        f"{name}: {config.steps} steps, {int(row['nfe'])} evaluations per image, "
+        f"{len(row['seeds'])} images from seed {config.first_seed}, "
+        + (f"{float(row['seconds']):.0f} s" if new else "kept"),
+        flush=True,
+    )
+    return row
+
+
+def bias_corrected(
+    row: Row, real: Tensor, resamples: int = 100, allow_rank_deficient: bool = False
+) -> dict[str, float]:
+    """Fréchet distance of an arm without its finite-N bias, {"value", "low", "high", "n"}."""
+    features = torch.from_numpy(row["features"])
+    return metrics.with_intervals(
+        features, real, resamples=resamples, allow_rank_deficient=allow_rank_deficient
+    )["fd_inf"]
+
+
+def tuned(candidates: Iterable[float], measure: Callable[[float], Mapping[str, float]]) -> dict:
+    """The candidate of the smallest bias-corrected distance: {"w", "at_end", "tried"}.
+
+    `measure(candidate)` is that distance, {"value", "low", "high"}; "tried" has it of each.
+    "at_end" says that the best is the smallest or largest of several, so that another may be
+    better. A single candidate is taken without measuring it."""
+    ws = sorted(set(candidates))
+    tried = {f"{w:g}": dict(measure(w)) for w in ws} if len(ws) > 1 else {}
+    best = min(ws, key=lambda w: tried[f"{w:g}"]["value"]) if tried else ws[0]
+    return {"w": best, "at_end": bool(tried) and best in (ws[0], ws[-1]), "tried": tried}
+
+
+def save_images(path: Path, rows: Mapping[str, Row]) -> None:
+    """Write the first ten images of arms, {name: uint8 (10, C, H, W)}, for a study's figures."""
+    save_arrays(path, {name: row["images"] for name, row in rows.items()})
+
+
 def quality(rows: Mapping[str, Row], real: Tensor, resamples: int = 100) -> dict[str, dict]:
     """Fréchet distance, the same without its finite-N bias, KID, precision and recall of every arm,
     with 95 % intervals.
@@ -166,7 +288,9 @@ def mean_ratio(ratios: Sequence[dict]) -> dict:
 
 
 def control(row: Row, path: str, reader: Judge, images: int = 800) -> np.ndarray:
-    """Levels (images, K) that the judge reads from forward states of test images at an arm's times."""
+    """Levels (images, K) that the estimator reads from forward states of test images at an arm's
+    times.
+    """
     real = fashion_mnist.to_float(fashion_mnist.load_fashion_mnist("test")[0][:images])
     return estimated_times(reader, forward_states(real, row["times"], path))
 

@@ -83,6 +83,70 @@ def test_keys_tell_settings_apart():
     assert keys[0] == keys[1] and len(set(keys)) == 3
 
 
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_an_arm_is_kept_under_everything_that_decides_it(tiny, tmp_path, counted, capsys):
+    net, reader = tiny(), lambda x: x.flatten(1).std(1)
+    files = [write(tmp_path / f"{name}.safetensors", name) for name in ("net", "estimator-a")]
+
+    def take(terms=(), reader=reader, **changes):
+        settings = {
+            "code": changes.pop("code", ()),
+            "note": changes.pop("note", ""),
+            "weights": files,
+        }
+        return study.kept_arm(
+            tmp_path / "arms", "a", net, terms, config(**changes), reader=reader, **settings
+        )
+
+    first, again = take(), take()
+    assert len(counted) == 1 and all(np.array_equal(first[k], again[k]) for k in first)
+    assert first["levels"].shape == (5, 4) and first["features"].shape == (12, 2)
+    assert capsys.readouterr().out.splitlines()[1] == (
+        "a: 3 steps, 3 evaluations per image, 12 images from seed 0, kept"
+    )
+    take([noise_awareness(1.0)])
+    take([noise_awareness(1.0, interval=(0.0, 0.5))])
+    take([noise_awareness(lambda t: t)])
+    take(first_seed=3)
+    take(note="another setting")
+    take(code=[forward_states])
+    assert take(reader=None)["levels"].shape == (0, 4)
+    assert len(counted) == 8 == len(list((tmp_path / "arms").glob("a-????????.npz")))
+    write(files[1], "the estimator, trained again")
+    take()
+    assert len(counted) == 9
+
+
+def test_an_arm_with_a_reader_names_its_estimator(tiny, tmp_path):
+    weights = [write(tmp_path / "net.safetensors", "net")]
+    with pytest.raises(ValueError, match="add its file"):
+        study.kept_arm(
+            tmp_path, "a", tiny(), [], config(), weights=weights, reader=lambda x: x[:, 0, 0, 0]
+        )
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "at_end"),
+    [
+        ({1: 3.0, 2: 1.0, 4: 2.0}, 2, False),
+        ({1: 0.5, 2: 1.0, 4: 2.0}, 1, True),
+        ({4: 0.1, 2: 1.0, 1: 2.0}, 4, True),
+    ],
+)
+def test_tuning_takes_the_least_distance_and_says_if_it_is_at_an_end(values, best, at_end):
+    found = study.tuned(values, lambda w: {"value": values[w], "low": 0.0, "high": 9.0})
+    assert (found["w"], found["at_end"]) == (best, at_end)
+    assert {float(w): v["value"] for w, v in found["tried"].items()} == values
+
+
+def test_a_single_candidate_is_not_measured():
+    assert study.tuned([3.0], lambda w: 1 / 0) == {"w": 3.0, "at_end": False, "tried": {}}
+
+
 def test_ratios_need_the_same_seeds():
     rng = np.random.default_rng(0)
     rows = [
