@@ -1,0 +1,189 @@
+"""Uncertainty of measured numbers: every interval, its one printer, and the words for what it says.
+
+An interval is {"value", "low", "high"}, always at 95 %. Three ways lead to one: the bootstrap over
+images, the delete-d jackknife (for statistics that break when images repeat, such as the Fréchet
+distance), and a standard error over independent trainings."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+from scipy import stats
+from torch import randint
+
+from nag.support.rng import generator
+
+Z95 = 1.959964  # 97.5 % quantile of the standard Normal
+KEEP = 0.8  # share of the images in each subset of the jackknife
+
+
+class Interval(TypedDict):
+    """A number, or an array of them, with its 95 % interval; other keys may be added."""
+
+    value: Any
+    low: Any
+    high: Any
+
+
+# ---- intervals from a standard error
+
+
+def around(
+    value: float,
+    error: float,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+    degrees: float | None = None,
+) -> Interval:
+    """value ± z error, cut to `limits`; `error` is one standard error.
+
+    z is 1.96, or Student's t at 97.5 % if the error was estimated with few `degrees` of freedom.
+    """
+    half = (Z95 if degrees is None else stats.t.ppf(0.975, degrees)) * error
+    low, high = (min(max(float(end), limits[0]), limits[1]) for end in (value - half, value + half))
+    return {"value": value, "low": low, "high": high}
+
+
+def by_factor(value: float, half: float) -> Interval:
+    """value · exp(±half), for a positive number whose logarithm has the half-width `half`."""
+    return {
+        "value": value,
+        "low": float(value * math.exp(-half)),
+        "high": float(value * math.exp(half)),
+    }
+
+
+def wilson(p: float, n: int) -> Interval:
+    """95 % interval of a fraction p in [0, 1] of n independent trials (Wilson, 1927).
+
+    It keeps a width at p = 0 and p = 1, and never leaves [0, 1]."""
+    found = stats.binomtest(round(p * n), n).proportion_ci(0.95, method="wilson")
+    return {"value": p, "low": float(found.low), "high": float(found.high)}
+
+
+# ---- bootstrap
+
+
+def bootstrap(
+    values: np.ndarray, statistic: Callable, resamples: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """Statistic (resamples, ...) of rows of `values` (M, ...) drawn with replacement (Efron, 1979).
+
+    Equal M and seed draw the same rows, so that two statistics are paired."""
+    picks = randint(len(values), (resamples, len(values)), generator=generator(seed)).numpy()
+    return np.stack([statistic(values[pick]) for pick in picks])
+
+
+def interval(value: Any, draws: np.ndarray) -> Interval:
+    """The central 95 % of bootstrap draws (resamples, ...) around `value` (...)."""
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    return {"value": value, "low": low, "high": high}
+
+
+# ---- delete-d jackknife
+
+
+def subsets(n: int, resamples: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """Places (int(0.8 n),) of random 80 % of n images, `resamples` times.
+
+    Equal n and seed give the same places, so that two sets of images are paired."""
+    rng = np.random.default_rng(seed)
+    return (rng.permutation(n)[: int(KEEP * n)] for _ in range(resamples))
+
+
+def stretch(n: int) -> float:
+    """sqrt(m / (n - m)), m = int(0.8 n): how many times wider all n images scatter than subsets of
+    m do about their own mean."""
+    size = int(KEEP * n)
+    return math.sqrt(size / (n - size))
+
+
+def jackknife(draws: np.ndarray, n: int) -> np.ndarray:
+    """Standard error (...) for all n images, from the statistic (resamples, ...) of `subsets`.
+
+    Subsets of m of n images vary about their mean by (1 - m/n) s² / m; times m / (n - m) that is
+    s² / n (delete-d jackknife; Shao and Wu, 1989)."""
+    return draws.std(axis=0, ddof=1) * stretch(n)
+
+
+def bias_corrected(value: float, draws: np.ndarray, n: int) -> float:
+    """The limit of a statistic that is limit + c / n, from its `value` on n images and its draws
+    (resamples,) on `subsets` of m: value - (mean(draws) - value) m / (n - m)."""
+    size = int(KEEP * n)
+    return float(value - size / (n - size) * (draws.mean() - value))
+
+
+# ---- ratios
+
+
+def independent_ratio(a: Mapping[str, float], b: Mapping[str, float]) -> Interval:
+    """a / b of two positive numbers with independent errors: their relative half-widths add in
+    squares, on the scale of the logarithm."""
+    halves = ((x["high"] - x["low"]) / 2 / x["value"] for x in (a, b))
+    return by_factor(a["value"] / b["value"], math.hypot(*halves))
+
+
+def over_trainings(ratio: Mapping[str, float], spread: float, trainings: int) -> dict:
+    """A ratio whose interval over images is joined with the error of its logarithm over trainings.
+
+    `spread` is that error, one standard deviation, estimated from so many trainings (Student's t);
+    both half-widths add in squares. Other keys of `ratio` are kept."""
+    images = np.log(ratio["high"] / ratio["value"])
+    half = np.hypot(images, stats.t.ppf(0.975, trainings - 1) * spread)
+    return {**ratio, **by_factor(ratio["value"], half)}
+
+
+def mean_ratio(ratios: Sequence[Mapping]) -> dict:
+    """Geometric mean of ratios, one of each training, with its 95 % interval over trainings and
+    images.
+
+    {"value", "low", "high", "n", "bias_off"}: n is the sum of theirs, "bias_off" the mean of their
+    bias-corrected ratios, None unless all have one. The interval is the wider of two, both of the
+    logarithm: Student's t over the trainings, and the mean of their own over images, which more
+    trainings do not make narrower, since the same noise gives similar images in all of them."""
+    logs, k = np.log([found["value"] for found in ratios]), len(ratios)
+    half = np.mean([np.log(found["high"] / found["value"]) for found in ratios])
+    if k > 1:
+        half = max(half, stats.t.ppf(0.975, k - 1) * logs.std(ddof=1) / k**0.5)
+    low, value, high = (float(np.exp(logs.mean() + end * half)) for end in (-1, 0, 1))
+    corrected = [found.get("bias_off") for found in ratios]
+    return {
+        "value": value,
+        "low": low,
+        "high": high,
+        "n": sum(found["n"] for found in ratios),
+        "bias_off": mean_ratio(corrected) if all(corrected) else None,
+    }
+
+
+# ---- in words
+
+
+def show(x: Mapping[str, float], form: str = ".2f") -> str:
+    """A number with its interval, such as "0.75 [0.71, 0.78]"; alone if its interval is unknown
+    (None)."""
+    value = format(x["value"], form)
+    if x["low"] is None:
+        return value
+    return f"{value} [{x['low']:{form}}, {x['high']:{form}}]"
+
+
+def sign(x: Mapping[str, float], bound: float = 0.0) -> Literal["above", "below", "inconclusive"]:
+    """On which side of the bound the whole interval lies; inconclusive if it contains the bound."""
+    return "above" if x["low"] > bound else "below" if x["high"] < bound else "inconclusive"
+
+
+def outcome(ratio: Mapping[str, float]) -> Literal["better", "worse", "inconclusive"]:
+    """What a ratio says of which below 1 is better, as of Fréchet distances; inconclusive if its
+    interval contains 1."""
+    return {"below": "better", "above": "worse", "inconclusive": "inconclusive"}[sign(ratio, 1)]
+
+
+def verdict(
+    x: Mapping[str, float], claimed: Literal[1, -1], bound: float = 0.0
+) -> Literal["reproduced", "contradicted", "inconclusive"]:
+    """The verdict on the claim that x is above (claimed = 1) or below (-1) the bound."""
+    side = sign(x, bound)
+    if side == "inconclusive":
+        return side
+    return "reproduced" if side == ("above" if claimed > 0 else "below") else "contradicted"
