@@ -14,10 +14,9 @@ from torch import Tensor
 
 from nag.interpolant import PATHS, coefficients, convert, time_of_ratio
 from nag.samplers.one_step import euler
-from nag.shift import estimated_times, forward_states, noise_shift
+from nag.shift import Estimator, estimated_times, forward_states, noise_shift
 from nag.support.rng import ImageNoise
 
-Estimator = Callable[[Tensor], Tensor]
 # How the states of diffusers' schedulers are scaled: "table" alphas_cumprod, "ve" x_0 + sigma eps,
 # "vp" the same over
 # sqrt(1 + sigma^2), "flow" (1 - sigma) x_0 + sigma eps. Schedulers that take several evaluations a

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nag.support.roots import bisect
+
 PREDICTIONS = ("v", "eps", "x0", "score")
 PURE_NOISE = 1e-6  # with alpha below this nothing is left of x0: neither its scale nor sigma / alpha can be told
 
@@ -85,12 +87,7 @@ PATHS = {"linear": linear, "cosine": cosine, "vp": vp, "ddpm": ddpm}
 def _first_time(below: Callable[[Coefficients], Tensor], like: Tensor, path: str) -> Tensor:
     """The t in [0, 1], of like's shape, up to which `below` holds; by bisection to 2^-50."""
     low = torch.zeros_like(like, dtype=widest(like.device))
-    high = torch.ones_like(low)
-    for _ in range(50):
-        middle = (low + high) / 2
-        early = below(PATHS[path](middle))
-        low, high = torch.where(early, middle, low), torch.where(early, high, middle)
-    return high
+    return bisect(lambda t: below(PATHS[path](t)), low, torch.ones_like(low))[1]
 
 
 def time_of_ratio(ratio: Tensor, path: str = "linear") -> Tensor:

@@ -13,8 +13,10 @@ from scipy.stats import gaussian_kde
 from torch import Tensor
 
 from nag.interpolant import PATHS, add_noise, time_of_sigma
-from nag.support.rng import ImageNoise, generator
+from nag.support.rng import ImageNoise
+from nag.support.uncertainty import Interval, bootstrap, interval
 
+Estimator = Callable[[Tensor], Tensor]  # states x (B, C, H, W) to their noise levels t (B,)
 LATE = 0.2  # "late" sampling: 0 < t <= LATE
 
 
@@ -47,14 +49,12 @@ def forward_states(
 
 @torch.inference_mode()
 def estimated_times(
-    posterior_mean: Callable[[Tensor], Tensor], states: Tensor | np.ndarray, batch: int = 1000
+    estimator: Estimator, states: Tensor | np.ndarray, batch: int = 1000
 ) -> np.ndarray:
-    """Posterior mean of t (M, K) for states (M, K, C, H, W), by any x (B, C, H, W) -> (B,)
-    estimator.
-    """
+    """Estimated noise levels t (M, K) of states (M, K, C, H, W), such as the posterior means."""
     states = torch.as_tensor(states)
     flat = states.flatten(0, 1)
-    means = torch.cat([posterior_mean(chunk.float()).cpu().double() for chunk in flat.split(batch)])
+    means = torch.cat([estimator(chunk.float()).cpu().double() for chunk in flat.split(batch)])
     return means.view(states.shape[:2]).numpy()
 
 
@@ -72,20 +72,6 @@ def posterior_kde(levels: np.ndarray, points: int = 200) -> tuple[np.ndarray, np
     reach = 3 * np.sqrt(kde.covariance.item())
     t = np.linspace(max(levels.min() - reach, 0), min(levels.max() + reach, 1), points)
     return t, kde(t)
-
-
-def bootstrap(
-    values: np.ndarray, statistic: Callable, resamples: int = 1000, seed: int = 0
-) -> np.ndarray:
-    """Statistic (resamples, ...) of rows of `values` (M, ...) drawn with replacement."""
-    picks = torch.randint(len(values), (resamples, len(values)), generator=generator(seed)).numpy()
-    return np.stack([statistic(values[pick]) for pick in picks])
-
-
-def interval(value: np.ndarray, draws: np.ndarray) -> dict:
-    """{"value", "low", "high"} with the central 95 % of bootstrap draws (resamples, ...)."""
-    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-    return {"value": value, "low": low, "high": high}
 
 
 def is_late(times: np.ndarray) -> np.ndarray:
@@ -121,7 +107,7 @@ def noise_shift(
     def moments(levels: np.ndarray) -> np.ndarray:
         return np.stack([levels.mean(0), levels.std(0, ddof=1)])
 
-    def mean_over(which: np.ndarray, moment: int = 0) -> dict:
+    def mean_over(which: np.ndarray, moment: int = 0) -> Interval:
         return interval(excess[moment, which].mean(), draws[:, moment, which].mean(1))
 
     excess = moments(sampled) - moments(control)
@@ -161,7 +147,7 @@ def read_at(shift: dict, times: np.ndarray, t: float) -> tuple[float, np.ndarray
     return value, np.array(draws)
 
 
-def late_ratio(shifted: dict, baseline: dict, times: np.ndarray) -> dict:
+def late_ratio(shifted: dict, baseline: dict, times: np.ndarray) -> Interval:
     """|late shift| of one arm over that of another, both from `noise_shift` with the same seed:
     {value, low, high}.
     """

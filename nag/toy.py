@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nag.interpolant import PATHS, PREDICTIONS, add_noise
+from nag.support.uncertainty import Interval, interval
 
 CELLS = (
     2**17
@@ -257,7 +258,7 @@ def as_network(conditional: Callable, dropped: Callable, path: str = "linear") -
     return net
 
 
-def energy_distance(x: Tensor, y: Tensor, resamples: int = 200, seed: int = 0) -> dict[str, float]:
+def energy_distance(x: Tensor, y: Tensor, resamples: int = 200, seed: int = 0) -> Interval:
     """Energy distance 2 E|X-Y| - E|X-X'| - E|Y-Y'| of x (N, d) to y (M, d), unbiased, zero only for
     equal laws.
 
@@ -286,5 +287,4 @@ def energy_distance(x: Tensor, y: Tensor, resamples: int = 200, seed: int = 0) -
     cx, cy = counts(len(x)), counts(len(y))
     across = ((cx @ torch.cdist(x, y)) * cy).sum(1) / (len(x) * len(y))
     value = 2 * across - within(cx, x) - within(cy, y)
-    low, high = value[1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return {"value": value[0].item(), "low": low, "high": high}
+    return interval(value[0].item(), value[1:].numpy())

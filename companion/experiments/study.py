@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from companion.experiments.generate import (
@@ -30,10 +29,10 @@ from nag.evaluation.fashion_classifier import Extractor
 from nag.guidance import Term
 from nag.models import DiT
 from nag.samplers.registry import time_grid
-from nag.shift import estimated_times, forward_states, noise_shift
+from nag.shift import Estimator, estimated_times, forward_states, noise_shift
 from nag.support.paths import ROOT, WEIGHTS
+from nag.support.uncertainty import mean_ratio, over_trainings  # noqa: F401, notebooks use them
 
-Judge = Callable[[Tensor], Tensor]
 Row = dict[str, np.ndarray]
 EXTRACTOR = WEIGHTS / "extractor.safetensors"
 
@@ -50,7 +49,7 @@ def reference(images: Tensor | None = None) -> Tensor:
     )
 
 
-def judge(path: str, weights: Path = WEIGHTS) -> Judge:
+def judge(path: str, weights: Path = WEIGHTS) -> Estimator:
     """The committed estimator of a path as x (B, 1, 28, 28) -> E[t | x] (B,)."""
     net = checkpoint.load_weights(weights / f"estimator-{path}.safetensors", NoiseEstimator())
     return lambda x: posterior_mean(net, x)
@@ -83,7 +82,7 @@ def arm(
     net: DiT,
     terms: Sequence[Term],
     config: SampleConfig,
-    reader: Judge | None = None,
+    reader: Estimator | None = None,
     solver: Callable | None = None,
 ) -> Row:
     """The arm kept at `path` if it has this key; otherwise sampled by `generate.sample`, measured,
@@ -113,7 +112,7 @@ def estimator_file(process: str) -> Path:
     return WEIGHTS / f"estimator-{process}.safetensors"
 
 
-def load_reader(process: str) -> Judge:
+def load_reader(process: str) -> Estimator:
     """The committed estimator of a forward process as x (B, 1, 28, 28) -> E[t | x] (B,)."""
     net = checkpoint.load_weights(estimator_file(process), NoiseEstimator())
     return lambda x: posterior_mean(net, x)
@@ -123,7 +122,7 @@ def _measured(
     net: DiT,
     terms: Sequence[Term],
     config: SampleConfig,
-    reader: Judge | None,
+    reader: Estimator | None,
     solver: Callable | None,
 ) -> Row:
     """What is kept of an arm: features of all images, levels of some, the first ten images."""
@@ -159,7 +158,7 @@ def kept_arm(
     config: SampleConfig,
     *,
     weights: Iterable[Path],
-    reader: Judge | None = None,
+    reader: Estimator | None = None,
     solver: Callable | None = None,
     code: Iterable[Callable] = (),
     **settings: object,
@@ -251,43 +250,7 @@ def ratio(row: Row, baseline: Row, real: Tensor) -> dict:
     return raw | {"bias_off": bias_off}
 
 
-def over_trainings(ratio: dict, spread: float, trainings: int) -> dict:
-    """A ratio whose interval over images is joined with the error of its logarithm over trainings.
-
-    `spread` is that error, one standard deviation, found from so many trainings (Student's t).
-    """
-    half = np.hypot(
-        np.log(ratio["high"] / ratio["value"]), student.ppf(0.975, trainings - 1) * spread
-    )
-    return ratio | {
-        "low": float(ratio["value"] * np.exp(-half)),
-        "high": float(ratio["value"] * np.exp(half)),
-    }
-
-
-def mean_ratio(ratios: Sequence[dict]) -> dict:
-    """Geometric mean over trainings of what `ratio` found for each, with its 95 % interval over
-    trainings and images.
-
-    The interval is the wider of two, both of the logarithm: Student's t over the trainings, and the
-    mean of their own over images, which more trainings do not make narrower, as the same noise
-    gives like images in all of them."""
-    logs, k = np.log([found["value"] for found in ratios]), len(ratios)
-    half = np.mean([np.log(found["high"] / found["value"]) for found in ratios])
-    if k > 1:
-        half = max(half, student.ppf(0.975, k - 1) * logs.std(ddof=1) / k**0.5)
-    low, value, high = (float(np.exp(logs.mean() + end * half)) for end in (-1, 0, 1))
-    offs = [found.get("bias_off") for found in ratios]
-    return {
-        "value": value,
-        "low": low,
-        "high": high,
-        "n": sum(found["n"] for found in ratios),
-        "bias_off": mean_ratio(offs) if all(offs) else None,
-    }
-
-
-def control(row: Row, path: str, reader: Judge, images: int = 800) -> np.ndarray:
+def control(row: Row, path: str, reader: Estimator, images: int = 800) -> np.ndarray:
     """Levels (images, K) that the estimator reads from forward states of test images at an arm's
     times.
     """
@@ -296,7 +259,7 @@ def control(row: Row, path: str, reader: Judge, images: int = 800) -> np.ndarray
 
 
 def shifts(
-    rows: Mapping[str, Row], path: str, reader: Judge, resamples: int = 1000
+    rows: Mapping[str, Row], path: str, reader: Estimator, resamples: int = 1000
 ) -> dict[str, dict]:
     """The noise shift of every arm against forward states at its own times (`shift.noise_shift`),
     of four times as many images.

@@ -130,7 +130,11 @@ def over_trainings(ratio: Mapping[str, float], spread: float, trainings: int) ->
     both half-widths add in squares. Other keys of `ratio` are kept."""
     images = np.log(ratio["high"] / ratio["value"])
     half = np.hypot(images, stats.t.ppf(0.975, trainings - 1) * spread)
-    return {**ratio, **by_factor(ratio["value"], half)}
+    return {
+        **ratio,
+        "low": float(ratio["value"] * np.exp(-half)),
+        "high": float(ratio["value"] * np.exp(half)),
+    }
 
 
 def mean_ratio(ratios: Sequence[Mapping]) -> dict:

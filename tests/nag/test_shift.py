@@ -10,11 +10,9 @@ from nag.interpolant import PATHS, add_noise
 from nag.samplers.time_grids import uniform
 from nag.shift import (
     LATE,
-    bootstrap,
     energy_residual,
     estimated_times,
     forward_states,
-    interval,
     late_ratio,
     noise_shift,
     posterior_kde,
@@ -22,6 +20,7 @@ from nag.shift import (
     statement_1,
 )
 from nag.support.rng import ImageNoise
+from nag.support.uncertainty import interval
 
 TIMES = uniform(20)  # 1, 0.95 ... 0.05, 0
 BLACK = torch.zeros(
@@ -183,29 +182,12 @@ def test_the_bootstrap_interval_covers_as_promised():
     )  # 95 %, minus what 60 images and percentiles cost
 
 
-def test_the_bootstrap_has_the_standard_error_of_the_mean():
-    values = np.random.default_rng(0).normal(size=(200, 3))
-    draws = bootstrap(values, lambda a: a.mean(0), resamples=2000)
-    assert draws.shape == (2000, 3)
-    np.testing.assert_allclose(draws.std(0), values.std(0) / np.sqrt(200), rtol=0.07)
-    np.testing.assert_array_equal(draws, bootstrap(values, lambda a: a.mean(0), resamples=2000))
-
-
 def test_the_two_sets_are_resampled_independently():
     values = np.random.default_rng(0).normal(size=(100, 3))
     shift = noise_shift(
         values, values, np.array([0.5, 0.1, 0.0])
     )  # the variances of both means add
     np.testing.assert_allclose(shift["draws"].std(0), values.std(0) * np.sqrt(2 / 100), rtol=0.1)
-
-
-def test_images_are_resampled_whole():
-    """Times of one image stay together: a shift that only its images' offsets blur is as sharp as
-    they are alike.
-    """
-    offsets = np.random.default_rng(0).normal(size=(40, 1))
-    draws = bootstrap(np.repeat(offsets, 5, axis=1), lambda a: a.mean(0), resamples=20)
-    assert np.ptp(draws, axis=1).max() < 1e-12 < np.ptp(draws, axis=0).min()
 
 
 def test_forward_states_share_an_images_noise_over_time_and_ignore_the_batch():

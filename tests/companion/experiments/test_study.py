@@ -160,54 +160,6 @@ def test_ratios_need_the_same_seeds():
         study.ratio(rows[0], rows[2], real)
 
 
-def test_an_interval_joins_the_error_over_trainings():
-    """Student's t at 97.5 % and two degrees of freedom is 4.30265 (tables)."""
-    sure, images_only = (
-        {"value": 0.8, "low": 0.8, "high": 0.8, "n": 9},
-        {"value": 0.8, "low": 0.8 / 1.1, "high": 0.88},
-    )
-    joined = study.over_trainings(sure, 0.01, 3)
-    assert joined["high"] == pytest.approx(0.8 * np.exp(0.0430265)) and joined[
-        "low"
-    ] == pytest.approx(0.8 * np.exp(-0.0430265))
-    assert joined["n"] == 9 and study.over_trainings(images_only, 0.0, 3) == pytest.approx(
-        images_only
-    )
-    both = study.over_trainings(images_only, 0.02, 3)
-    assert np.log(both["high"] / 0.8) == pytest.approx(
-        np.hypot(np.log(1.1), 4.30265 * 0.02), rel=1e-5
-    )
-
-
-def test_a_mean_ratio_takes_the_wider_of_two_intervals():
-    def found(value, half):
-        return {
-            "value": value,
-            "low": value / np.exp(half),
-            "high": value * np.exp(half),
-            "n": 10,
-            "bias_off": None,
-        }
-
-    apart = study.mean_ratio([found(0.8, 0.001), found(0.9, 0.001), found(1.0, 0.001)])
-    logs = np.log([0.8, 0.9, 1.0])
-    assert (
-        apart["value"] == pytest.approx(np.exp(logs.mean()))
-        and apart["n"] == 30
-        and apart["bias_off"] is None
-    )
-    assert np.log(apart["high"] / apart["value"]) == pytest.approx(
-        4.30265 * logs.std(ddof=1) / 3**0.5, rel=1e-5
-    )  # t, tables
-    alike = study.mean_ratio([found(0.9, 0.1)] * 4)
-    assert alike["low"] == pytest.approx(0.9 / np.exp(0.1)) and alike["high"] == pytest.approx(
-        0.9 * np.exp(0.1)
-    )
-    alone = found(0.7, 0.2) | {"bias_off": found(0.6, 0.3)}
-    assert study.mean_ratio([alone])["low"] == pytest.approx(alone["low"])
-    assert study.mean_ratio([alone])["bias_off"]["high"] == pytest.approx(0.6 * np.exp(0.3))
-
-
 def test_the_control_is_at_each_arms_own_times():
     """Arms that are forward states themselves have no shift; states with more noise have one above
     zero.

@@ -83,6 +83,13 @@ def test_the_bootstrap_covers_as_promised():
     assert covered == pytest.approx(0.943, abs=0.015)
 
 
+def test_rows_are_resampled_whole():
+    """The numbers of one image stay together: what they share does not blur their differences."""
+    shared = np.random.default_rng(0).normal(size=(40, 1))
+    draws = u.bootstrap(np.repeat(shared, 5, axis=1), lambda a: a.mean(0), resamples=20)
+    assert np.ptp(draws, axis=1).max() < 1e-12 < np.ptp(draws, axis=0).min()
+
+
 # delete-d jackknife
 
 
