@@ -4,7 +4,7 @@
 Images come as ADM's npz (`arr_0`, uint8 (N, H, W, 3)), the reference as its npz of statistics
 (`mu`, `sigma` of the pooled, `mu_s`, `sigma_s` of the spatial features of the whole training set)
 with 10,000 images (`arr_0`). Where ADM computes distances in half precision, here it is single. KID
-and FD-DINOv2 are second opinions and no part of that protocol."""
+and FD-DINOv2 are second opinions, not part of that protocol."""
 
 import argparse
 import math
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch_fidelity
 from PIL import Image
-from scipy.stats import t as student
 from torch import Tensor
 from torch_fidelity.metric_fid import (
     KEY_METRIC_FID,
@@ -37,9 +36,10 @@ from torch_fidelity.metric_prc import (
 from nag.data.image_folder import Crop, batches
 from nag.data.published_files import record
 from nag.evaluation.inception import Extract, features, image_batches, image_shape, load_extractor
-from nag.evaluation.metrics import Z95, _wilson, frechet_to
+from nag.evaluation.metrics import frechet_to
 from nag.support.device import best_device
 from nag.support.files import atomic
+from nag.support.uncertainty import around, show, wilson
 
 SAMPLES, REFERENCE = 50_000, 10_000
 K, SPLIT = 3, 5000
@@ -66,6 +66,7 @@ LABELS = {
 
 
 def _gather(parts: Iterator[dict], names: Iterable[str]) -> dict[str, Tensor]:
+    """The named entries of all parts, joined."""
     kept: dict[str, list[Tensor]] = {}
     for part in parts:
         for name in names:
@@ -74,6 +75,7 @@ def _gather(parts: Iterator[dict], names: Iterable[str]) -> dict[str, Tensor]:
 
 
 def _second(dino: bool | str) -> tuple[Extract | None, dict | None]:
+    """The extractor of FD-DINOv2 and its weights, if asked for."""
     return load_extractor(DINO if dino is True else dino) if dino else (None, None)
 
 
@@ -155,7 +157,8 @@ def _reference(
         maker = str(npz["extractor"]) if "extractor" in npz.files else extractor
         if maker != extractor:
             raise ValueError(
-                f"{path} was made with the extractor {maker!r}, not {extractor!r}: make it again, or use that one"
+                f"{path} was made with the extractor {maker!r}, not {extractor!r}: make it again, "
+                "or use that one"
             )
         given = {
             kind: dict(
@@ -171,8 +174,8 @@ def _reference(
     for kind, statistics in given.items():
         if statistics["mu"].shape != found[kind].shape[1:]:
             raise ValueError(
-                f"{path} has statistics of {statistics['mu'].shape[0]} {kind} features where {extractor!r} has "
-                f"{found[kind].shape[1]}: it was made with another extractor"
+                f"{path} has statistics of {statistics['mu'].shape[0]} {kind} features where "
+                f"{extractor!r} has {found[kind].shape[1]}: it was made with another extractor"
             )
     origin = {
         kind: "of the file" if kind in given else f"of its {len(found[kind]):,} images"
@@ -184,11 +187,13 @@ def _reference(
 def frechet(
     x: Tensor, reference: dict[str, np.ndarray], blocks: int = 20, seed: int = 0
 ) -> dict[str, float]:
-    """Fréchet distance of features (N, D) to {"mu", "sigma"}, with a 95 % interval over the N
-    images: a jackknife of blocks.
+    """Fréchet distance of features (N, D) to {"mu", "sigma"} (Heusel et al., 2017), with a 95 %
+    interval over the N images.
 
-    Each of `blocks` random blocks is left out once; only sums of one block are needed for that.
-    Heusel et al. (2017)."""
+        FD = |m - mu|^2 + tr(C + sigma - 2 (C sigma)^(1/2))
+
+    The interval is a jackknife: each of `blocks` random blocks is left out once, for which only the
+    sums of that block are needed."""
     value = fid_statistics_to_metric(_statistics(x), reference, verbose=False)[KEY_METRIC_FID]
     mean, cov = reference["mu"], reference["sigma"]
     x = x.double().numpy() - mean
@@ -201,36 +206,36 @@ def frechet(
         m = (total - part.sum(axis=0)) / n
         c = (outer - part.T @ part - n * np.outer(m, m)) / (n - 1)
         left_out.append(distance(mean + m, c))
-    half = student.ppf(0.975, blocks - 1) * math.sqrt((blocks - 1) * np.var(left_out))
-    return {"value": value, "low": max(value - half, 0.0), "high": value + half}
+    error = math.sqrt((blocks - 1) * np.var(left_out))
+    return around(value, error, limits=(0.0, math.inf), degrees=blocks - 1)
 
 
 def inception_score(logits: Tensor, split: int = SPLIT) -> dict[str, float | int | None]:
-    """Inception score (Salimans et al., 2016): the mean over splits of `split` images in the order
+    """Inception score (Salimans et al., 2016), the mean over splits of `split` images in the order
     of the file.
 
-    logits (N, K) have no bias. The interval is from the spread of the splits; with one split it is
-    None."""
+        IS = exp E_x KL(p(y|x) || E_x p(y|x))
+
+    logits (N, K) are without the last layer's bias. The interval is from the spread of the splits;
+    with one split it is None."""
     scores = [
         isc_features_to_metric(part, splits=1, shuffle=False)[KEY_METRIC_ISC_MEAN]
         for part in logits.split(split)
     ]
     value, n = float(np.mean(scores)), len(scores)
-    half = student.ppf(0.975, n - 1) * np.std(scores, ddof=1) / math.sqrt(n) if n > 1 else None
-    return {
-        "value": value,
-        "low": None if half is None else value - half,
-        "high": None if half is None else value + half,
-        "std": float(np.std(scores)),
-        "splits": n,
-    }
+    if n > 1:
+        found = around(value, np.std(scores, ddof=1) / math.sqrt(n), degrees=n - 1)
+    else:
+        found = {"value": value, "low": None, "high": None}
+    return {**found, "std": float(np.std(scores)), "splits": n}
 
 
 def precision_recall(x: Tensor, reference: Tensor, k: int = K) -> dict[str, dict[str, float]]:
     """Improved precision and recall (Kynkäänniemi et al., 2019) of samples (N, D) against reference
     images (M, D).
 
-    A ball around each point reaches to its k-th neighbour, itself not counted. Intervals are
+    A ball around each point reaches to its k-th neighbour, itself not counted. Precision is the
+    share of samples in balls of the reference, recall the reverse. Intervals are
     binomial (Wilson): precision's over the N samples with the reference held fixed; recall's, a
     fraction of the M reference images, over those with the samples held fixed. Raises ValueError
     for fewer than k + 2 points."""
@@ -247,20 +252,17 @@ def precision_recall(x: Tensor, reference: Tensor, k: int = K) -> dict[str, dict
         save_cpu_ram=True,
         verbose=False,
     )
-    values = {
-        "precision": (found[KEY_METRIC_PRECISION], len(x)),
-        "recall": (found[KEY_METRIC_RECALL], len(reference)),
-    }
     return {
-        name: dict(zip(("value", "low", "high"), (p, *_wilson(p, n)), strict=True))
-        for name, (p, n) in values.items()
+        "precision": wilson(found[KEY_METRIC_PRECISION], len(x)),
+        "recall": wilson(found[KEY_METRIC_RECALL], len(reference)),
     }
 
 
 def kernel_distance(x: Tensor, reference: Tensor, seed: int = 0) -> dict[str, float | int]:
-    """KID (Binkowski et al., 2018) of (N, D) against (M, D): the mean over 100 random subsets of
-    min(1000, N/2, M/2) each.
-    """
+    """KID (Binkowski et al., 2018) of (N, D) against (M, D), the unbiased squared MMD with the
+    kernel (x·y / D + 1)^3.
+
+    The mean over 100 random subsets of min(1000, N/2, M/2) each."""
     size, n = min(KID_SUBSET, len(x) // 2, len(reference) // 2), len(x)
     found = kid_features_to_metric(
         x.double(),
@@ -272,9 +274,8 @@ def kernel_distance(x: Tensor, reference: Tensor, seed: int = 0) -> dict[str, fl
     )
     # Subsets of m of N images vary by var/m - var/N (drawn without replacement), the whole by
     # var/N, the mean by 1/subsets
-    half = Z95 * found[KEY_METRIC_KID_STD] * math.sqrt(1 / KID_SUBSETS + size / (n - size))
-    value = found[KEY_METRIC_KID_MEAN]
-    return {"value": value, "low": value - half, "high": value + half, "subset": size}
+    error = found[KEY_METRIC_KID_STD] * math.sqrt(1 / KID_SUBSETS + size / (n - size))
+    return {**around(found[KEY_METRIC_KID_MEAN], error), "subset": size}
 
 
 def evaluate(
@@ -295,19 +296,20 @@ def evaluate(
     ...}, "protocol": {...}}.
 
     `extractor` is a name or "package.module:function" (see `nag.evaluation.inception`), and so is
-    `dino` if it is no bool. `uint8` says by what rule floats became bytes. Raises ValueError if
+    `dino` if it is not a bool. `uint8` says by what rule floats became bytes. Raises ValueError if
     there are fewer than `expected` samples or other than `expected_reference` images in the
     reference, unless `allow_fewer`; FileNotFoundError for what has to be placed by hand."""
     (n, *size, _), (m, *reference_size, _) = image_shape(samples), image_shape(reference)
     if not allow_fewer and (n < expected or m != expected_reference):
         raise ValueError(
             f"{n:,} samples and {m:,} reference images, where the protocol has {expected:,} and "
-            f"{expected_reference:,}: such numbers compare with no published ones; pass allow_fewer=True "
-            "(--allow-fewer) to have them all the same"
+            f"{expected_reference:,}: such numbers cannot be compared with published ones; pass "
+            "allow_fewer=True (--allow-fewer) to measure them all the same"
         )
     if size != reference_size:
         raise ValueError(
-            f"samples of {size} pixels and a reference of {reference_size}: take the reference of that size"
+            f"samples of {size} pixels and a reference of {reference_size}: take the reference of "
+            "that size"
         )
     blocks = min(blocks, n // 2)  # two samples or more in each
     if blocks < 2:
@@ -364,18 +366,14 @@ def report(result: dict[str, dict]) -> str:
     }
     lines = []
     for name in [name for name in LABELS if name in result]:
-        cell = result[name]
-        interval = (
-            "no interval" if cell["low"] is None else f"[{cell['low']:.4f}, {cell['high']:.4f}]"
-        )
-        lines.append(
-            f"{LABELS[name]:<10}{cell['value']:>10.4f}  {interval:<24}  {p['samples']:,} samples, {how[name]}"
-        )
+        number = show(result[name], ".4f")
+        lines.append(f"{LABELS[name]:<10}{number:<32}{p['samples']:,} samples, {how[name]}")
     digest = f" {p['weights']['sha256'][:8]}" if p["weights"] else ""
     fewer = p["samples"] < p["expected"] or p["reference"] != p["expected_reference"]
     shared = (
-        f"protocol: ADM's{', with other numbers of images' if fewer else ''}; extractor {p['extractor']}{digest}; "
-        f"uint8 {p['uint8']}; torch {p['torch']}, torch-fidelity {p['torch-fidelity']}"
+        f"protocol: ADM's{', with other numbers of images' if fewer else ''}; "
+        f"extractor {p['extractor']}{digest}; uint8 {p['uint8']}; torch {p['torch']}, "
+        f"torch-fidelity {p['torch-fidelity']}"
     )
     return "\n".join([*lines, shared])
 

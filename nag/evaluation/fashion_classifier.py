@@ -88,7 +88,8 @@ def accuracy(net: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 5
     """
     if len(images) != len(labels) or len(images) == 0:
         raise ValueError(
-            f"{len(images)} images and {len(labels)} labels: give one label for each image, and some"
+            f"{len(images)} images and {len(labels)} labels: give at least one image, and a label "
+            "for each"
         )
     device = next(net.parameters()).device
     right = 0

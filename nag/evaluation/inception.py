@@ -105,7 +105,8 @@ def fashion_mnist(weights: Path = WEIGHTS / "extractor.safetensors") -> tuple[Ex
     def extract(images: Tensor) -> dict[str, Tensor]:
         if images.shape[1:] != (3, 28, 28) or not bool((images == images[:, :1]).all()):
             raise ValueError(
-                f"got images {tuple(images.shape)}: fashion-mnist takes (B, 3, 28, 28), three equal channels"
+                f"got images {tuple(images.shape)}: fashion-mnist takes (B, 3, 28, 28), three equal "
+                "channels"
             )
         maps = net.body[:5](
             to_float(images[:, :1].to(net.head.weight.device))
@@ -183,8 +184,8 @@ def load_extractor(name: str) -> tuple[Extract, Record | None]:
         return getattr(importlib.import_module(module), function), None
     except (ValueError, ImportError, AttributeError) as error:
         raise ValueError(
-            f"unknown extractor {name!r} ({error}): choose one of {sorted(EXTRACTORS)}, or name a function "
-            "as package.module:function"
+            f"unknown extractor {name!r} ({error}): choose one of {sorted(EXTRACTORS)}, or name a "
+            "function as package.module:function"
         ) from error
 
 
@@ -215,8 +216,8 @@ def image_shape(path: Path) -> tuple[int, ...]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"no images at {path}: export the samples first; imagenet/files.csv says where a published "
-            "reference comes from"
+            f"no images at {path}: export the samples first; imagenet/files.csv says where a "
+            "published reference comes from"
         )
     try:
         with zipfile.ZipFile(path) as archive:

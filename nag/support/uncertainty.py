@@ -83,12 +83,27 @@ def interval(value: Any, draws: np.ndarray) -> Interval:
 # ---- delete-d jackknife
 
 
-def subsets(n: int, resamples: int, seed: int = 0) -> Iterator[np.ndarray]:
+def subsets(
+    n: int, resamples: int, seed: int = 0, labels: Sequence[int] | None = None
+) -> Iterator[np.ndarray]:
     """Places (int(0.8 n),) of random 80 % of n images, `resamples` times.
 
-    Equal n and seed give the same places, so that two sets of images are paired."""
+    With `labels` (n,) every subset has 80 % of each class, up to one image. Equal n, seed and
+    labels give the same places, so that two sets of images are paired."""
     rng = np.random.default_rng(seed)
-    return (rng.permutation(n)[: int(KEEP * n)] for _ in range(resamples))
+    for _ in range(resamples):
+        order = rng.permutation(n) if labels is None else _evenly(np.asarray(labels), rng)
+        yield order[: int(KEEP * n)]
+
+
+def _evenly(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random order of images (n,), any first part of which has the same share of every class."""
+    place = np.empty(len(labels))  # from 0 to 1, over which each class is spread evenly
+    for label in np.unique(labels):
+        own = labels == label
+        size = own.sum()
+        place[own] = (rng.permutation(size) + rng.random(size)) / size
+    return place.argsort()
 
 
 def stretch(n: int) -> float:
@@ -102,15 +117,25 @@ def jackknife(draws: np.ndarray, n: int) -> np.ndarray:
     """Standard error (...) for all n images, from the statistic (resamples, ...) of `subsets`.
 
     Subsets of m of n images vary about their mean by (1 - m/n) s² / m; times m / (n - m) that is
-    s² / n (delete-d jackknife; Shao and Wu, 1989)."""
+    s² / n (delete-d jackknife; Shao and Wu, 1989). Stratified subsets give s² within classes."""
     return draws.std(axis=0, ddof=1) * stretch(n)
 
 
 def bias_corrected(value: float, draws: np.ndarray, n: int) -> float:
-    """The limit of a statistic that is limit + c / n, from its `value` on n images and its draws
-    (resamples,) on `subsets` of m: value - (mean(draws) - value) m / (n - m)."""
+    """The limit of a statistic that is limit + c / n on n images.
+
+        limit = value - m / (n - m) (mean(draws) - value)
+
+    from its `value` on n images and its draws (resamples,) on `subsets` of m."""
     size = int(KEEP * n)
     return float(value - size / (n - size) * (draws.mean() - value))
+
+
+def corrected_error(error: float, n: int, resamples: int) -> float:
+    """Standard error of `bias_corrected`: the `error` of the value, joined with that of the mean of
+    only so many draws."""
+    size = int(KEEP * n)
+    return error * math.sqrt(1 + size / (n - size) / resamples)
 
 
 # ---- ratios

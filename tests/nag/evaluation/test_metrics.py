@@ -11,15 +11,21 @@ from torch_fidelity import feature_extractor_inceptionv3, registry
 from nag.data.fashion_mnist import to_float
 from nag.evaluation import metrics
 from nag.evaluation.fashion_classifier import Extractor
+from nag.evaluation.features import (
+    FASHION,
+    INCEPTION,
+    _Images,
+    extract_features,
+    register_extractor,
+)
 from nag.evaluation.metrics import (
     METRICS,
     distance_ratio,
     distance_ratios,
     distances,
-    extract_features,
-    register_extractor,
     with_intervals,
 )
+from nag.support.uncertainty import Z95
 
 
 def normal(n, d, seed, scale=1.0, shift=0.0):
@@ -39,7 +45,7 @@ def net():
     net = Extractor().train()
     register_extractor(net)
     yield net
-    registry.FEATURE_EXTRACTORS_REGISTRY.pop(metrics.FASHION, None)
+    registry.FEATURE_EXTRACTORS_REGISTRY.pop(FASHION, None)
 
 
 def images(n, channels=1, seed=0):
@@ -169,8 +175,8 @@ def test_extraction_through_torch_fidelity_equals_the_network(net, channels):
 def test_calculate_metrics_runs_on_the_registered_name_and_agrees(net):
     x, y = images(200, seed=0), images(220, seed=1) // 2
     whole = torch_fidelity.calculate_metrics(
-        input1=metrics._Images(x),
-        input2=metrics._Images(y),
+        input1=_Images(x),
+        input2=_Images(y),
         feature_extractor="fashion-mnist",
         fid=True,
         kid=True,
@@ -214,9 +220,9 @@ def test_missing_inception_weights_are_named(monkeypatch, tmp_path):
 
     monkeypatch.setattr(feature_extractor_inceptionv3, "load_state_dict_from_url", offline)
     with pytest.raises(FileNotFoundError, match="put .*inception.* at .*checkpoints"):
-        extract_features(images(2), metrics.INCEPTION)
+        extract_features(images(2), INCEPTION)
     with pytest.raises(FileNotFoundError, match="at .*mine.pth"):
-        extract_features(images(2), metrics.INCEPTION, weights=tmp_path / "mine.pth")
+        extract_features(images(2), INCEPTION, weights=tmp_path / "mine.pth")
 
 
 # intervals
@@ -236,13 +242,13 @@ def test_subsample_statistics_are_those_of_torch_fidelity():
     real images' term).
     """
     x, y = normal(100, 4, 0, scale=1.3), normal(80, 4, 1)
-    fd, kid, recall = metrics.subsamples(x, y, 3, 1, 5)[0]
+    found = {name: draws.item() for name, draws in metrics.resampled(x, y, 3, 1, 5).items()}
     expected = distances(x[np.random.default_rng(5).permutation(100)[:80]], y)
     kernel = (y.double() @ y.double().T / 4 + 1) ** 3
     own = (kernel.sum() - kernel.trace()) / (80 * 79)
-    assert fd == pytest.approx(expected["fd"], rel=1e-8)
-    assert kid + own.item() == pytest.approx(expected["kid"], rel=1e-8)
-    assert recall == pytest.approx(expected["recall"], abs=1e-6)
+    assert found["fd"] == pytest.approx(expected["fd"], rel=1e-8)
+    assert found["kid"] + own.item() == pytest.approx(expected["kid"], rel=1e-8)
+    assert found["recall"] == pytest.approx(expected["recall"], abs=1e-6)
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -251,7 +257,7 @@ def test_width_matches_the_true_spread_of_repeated_draws(name, repeated):
     near 1.
     """
     found = [f[name] for f in repeated]
-    width = np.mean([f["high"] - f["low"] for f in found]) / (2 * metrics.Z95)
+    width = np.mean([f["high"] - f["low"] for f in found]) / (2 * Z95)
     assert 0.7 < width / np.std([f["value"] for f in found], ddof=1) < 1.45
 
 
@@ -262,14 +268,6 @@ def repeated():
         with_intervals(normal(150, 4, seed, scale=1.25, shift=0.4), y, resamples=25)
         for seed in range(40)
     ]
-
-
-def test_interval_of_a_fraction_at_the_edges():
-    """Wilson's limits at p = 0 and n = 10 are 0 and z^2 / (n + z^2)."""
-    low, high = metrics._wilson(0.0, 10)
-    assert low == pytest.approx(0, abs=1e-12) and high == pytest.approx(
-        1.959964**2 / (10 + 1.959964**2)
-    )
 
 
 def test_the_bias_corrected_distance_is_nearer_the_truth():
@@ -312,10 +310,3 @@ def test_paired_ratio():
     assert distance_ratios(y[:300], near, y)[1] is None  # no farther than its bias
     with pytest.raises(ValueError, match="paired ratio needs the same seeds"):
         distance_ratio(near, far[:-1], y)
-
-
-@pytest.mark.parametrize("n", [3, 10, 49, 250, 2400, 50_000])
-def test_a_fraction_lies_within_its_own_interval(n):
-    for k in (0, 1, n // 2, n - 1, n):
-        low, high = metrics._wilson(k / n, n)
-        assert 0 <= low <= k / n <= high <= 1

@@ -117,6 +117,49 @@ def test_bias_of_order_one_over_n_is_corrected():
     assert u.bias_corrected(biased, draws, 50) == pytest.approx(truth, abs=0.002)
 
 
+def test_few_draws_add_to_the_error_of_the_bias_correction():
+    """Corrections of one set by ten draws each scatter by what their error adds to the value's."""
+    values = np.random.default_rng(0).normal(size=50)
+    found, errors, own = [], [], []
+    for seed in range(400):
+        draws = np.array([values[s].var() for s in u.subsets(50, 10, seed)])
+        found.append(u.bias_corrected(values.var(), draws, 50))
+        own.append(u.jackknife(draws, 50) ** 2)
+        errors.append(u.corrected_error(u.jackknife(draws, 50), 50, 10) ** 2)
+    assert np.mean(errors) - np.mean(own) == pytest.approx(np.var(found), rel=0.15)
+
+
+# stratified by label
+
+
+@pytest.mark.parametrize("counts", [(25, 25, 25), (10, 50, 40), (3, 1, 96)])
+def test_stratified_subsets_have_the_share_of_every_class(counts):
+    labels = np.random.default_rng(0).permutation(np.repeat([4, 7, 9], counts))
+    n = sum(counts)
+    for s in u.subsets(n, 20, 1, labels):
+        assert len(set(s)) == len(s) == int(0.8 * n)
+        for label, count in zip((4, 7, 9), counts, strict=True):
+            assert abs((labels[s] == label).sum() - 0.8 * count) <= 1
+
+
+def test_every_image_is_as_likely_to_be_in_a_stratified_subset():
+    labels = np.repeat([0, 1], [7, 33])
+    often = sum(np.bincount(s, minlength=40) for s in u.subsets(40, 5000, 0, labels)) / 5000
+    assert often == pytest.approx(0.8, abs=4 * math.sqrt(0.16 / 5000))
+
+
+@pytest.mark.parametrize("counts", [(50, 50), (20, 80)])
+def test_the_stratified_error_is_the_one_within_classes(counts):
+    """Var of a mean whose class counts are fixed: sum over classes of (n_c / n)² s_c² / n_c."""
+    rng, labels = np.random.default_rng(0), np.repeat([0, 1], counts)
+    values = np.where(labels, 5.0, 0.0) + rng.normal(size=100) * np.where(labels, 1.0, 2.0)
+    draws = np.array([values[s].mean() for s in u.subsets(100, 4000, 0, labels)])
+    within = [values[labels == c].var(ddof=1) * count / 100**2 for c, count in enumerate(counts)]
+    assert u.jackknife(draws, 100) == pytest.approx(math.sqrt(sum(within)), rel=0.05)
+    blind = np.array([values[s].mean() for s in u.subsets(100, 400)])
+    assert u.jackknife(blind, 100) > 1.3 * u.jackknife(draws, 100)
+
+
 # ratios
 
 
