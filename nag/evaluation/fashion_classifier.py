@@ -88,8 +88,7 @@ def accuracy(net: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 5
     """
     if len(images) != len(labels) or len(images) == 0:
         raise ValueError(
-            f"{len(images)} images and {len(labels)} labels: give at least one image, and a label "
-            "for each"
+            f"{len(images)} images and {len(labels)} labels: give some images, and a label for each"
         )
     device = next(net.parameters()).device
     right = 0

@@ -88,8 +88,11 @@ def subsets(
 ) -> Iterator[np.ndarray]:
     """Places (int(0.8 n),) of random 80 % of n images, `resamples` times.
 
-    With `labels` (n,) every subset has 80 % of each class, up to one image. Equal n, seed and
-    labels give the same places, so that two sets of images are paired."""
+    With `labels` (n,) every subset has 80 % of each class, rounded. Equal n, seed and labels give
+    the same places, so that two sets of images are paired. Raises ValueError for other numbers of
+    labels."""
+    if labels is not None and len(labels) != n:
+        raise ValueError(f"{len(labels)} labels for {n} images: give one label for each")
     rng = np.random.default_rng(seed)
     for _ in range(resamples):
         order = rng.permutation(n) if labels is None else _evenly(np.asarray(labels), rng)

@@ -93,7 +93,7 @@ def test_accuracy_counts_right_answers(net):
 
 @pytest.mark.parametrize("n, m", [(3, 2), (0, 0)])
 def test_accuracy_wants_one_label_for_each_image(net, n, m):
-    with pytest.raises(ValueError, match="one label for each"):
+    with pytest.raises(ValueError, match="a label for each"):
         accuracy(net, images(n), torch.zeros(m, dtype=torch.long))
 
 

@@ -139,7 +139,12 @@ def test_stratified_subsets_have_the_share_of_every_class(counts):
     for s in u.subsets(n, 20, 1, labels):
         assert len(set(s)) == len(s) == int(0.8 * n)
         for label, count in zip((4, 7, 9), counts, strict=True):
-            assert abs((labels[s] == label).sum() - 0.8 * count) <= 1
+            assert abs((labels[s] == label).sum() - 0.8 * count) < 2
+
+
+def test_stratified_subsets_need_a_label_for_each_image():
+    with pytest.raises(ValueError, match="3 labels for 4 images"):
+        next(u.subsets(4, 1, 0, [1, 1, 2]))
 
 
 def test_every_image_is_as_likely_to_be_in_a_stratified_subset():
