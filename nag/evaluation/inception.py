@@ -43,7 +43,7 @@ def _state(path: Path) -> dict[str, Tensor]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler's, the archive's or the file system's
         raise ValueError(
-            f"{path} holds no plain weights ({type(error).__name__}): fetch it again"
+            f"{path} does not have plain weights ({type(error).__name__}): fetch it again"
         ) from error
 
 
@@ -58,10 +58,10 @@ def inception(weights: Path | None = None) -> tuple[Extract, Record]:
     """ADM's features (Dhariwal and Nichol, 2021) by torch-fidelity's Inception: pool 2048, spatial
     2023, logits 1008.
 
-    `weights` is torch-fidelity's file, looked up by `released.find` unless given. Raises
+    `weights` is torch-fidelity's file, by default found by `published_files.find`. Raises
     FileNotFoundError, ValueError."""
     path = weights or find("inception", download=True)
-    # torch-fidelity reads a file as a pickle that may run code, so it gets the tensors written anew
+    # torch-fidelity reads a file as a pickle that may run code, so it gets a copy of the tensors
     buffer = io.BytesIO()
     torch.save(_state(path), buffer)
     buffer.seek(0)
@@ -76,12 +76,10 @@ def inception(weights: Path | None = None) -> tuple[Extract, Record]:
             f"{path} does not fit torch-fidelity's Inception: fetch it again"
         ) from error
     net, kept = net.to(best_device()), {}
-    # ADM takes the tensor mixed_6/conv:0 of the TensorFlow graph. The graph's blocks mixed ..
-    # mixed_2 are Mixed_5b .. 5d,
-    # mixed_3 is 6a, mixed_4 .. mixed_7 are 6b .. 6e, and "conv" directly under a block is its 1x1
-    # branch: the converter of
-    # these very weights (torch-fidelity, utils/util_convert_inception_weights.py) maps
-    # mixed_6/conv/conv2d_params to
+    # ADM takes the tensor mixed_6/conv:0 of the TensorFlow graph. The graph's blocks mixed to
+    # mixed_2 are Mixed_5b to 5d, mixed_3 is 6a, mixed_4 to mixed_7 are 6b to 6e, and "conv"
+    # directly under a block is its 1x1 branch: the converter of these very weights (torch-fidelity,
+    # utils/util_convert_inception_weights.py) maps mixed_6/conv/conv2d_params to
     # Mixed_6d.branch1x1.conv. The tensor is the layer's output: normalised and after its ReLU.
     net.Mixed_6d.branch1x1.register_forward_hook(
         lambda module, args, output: kept.update(spatial=output)
@@ -105,18 +103,14 @@ def fashion_mnist(weights: Path = WEIGHTS / "extractor.safetensors") -> tuple[Ex
     def extract(images: Tensor) -> dict[str, Tensor]:
         if images.shape[1:] != (3, 28, 28) or not bool((images == images[:, :1]).all()):
             raise ValueError(
-                f"got images {tuple(images.shape)}: fashion-mnist takes (B, 3, 28, 28), three equal "
-                "channels"
+                f"got images {tuple(images.shape)}: fashion-mnist takes (B, 3, 28, 28) with three "
+                "equal channels"
             )
-        maps = net.body[:5](
-            to_float(images[:, :1].to(net.head.weight.device))
-        )  # (B, 128, 7, 7), after its ReLU
+        grey = to_float(images[:, :1].to(net.head.weight.device))
+        maps = net.body[:5](grey)  # (B, 128, 7, 7), after its ReLU
         pool = net.body[5:](maps)
-        return {
-            "pool": pool,
-            "spatial": _nhwc(maps),
-            "logits": pool @ net.head.weight.T,
-        }  # no bias, as in ADM
+        logits = pool @ net.head.weight.T  # without the bias, as in ADM
+        return {"pool": pool, "spatial": _nhwc(maps), "logits": logits}
 
     return extract, record(weights)
 
@@ -156,13 +150,8 @@ def dinov2(weights: Path | None = None) -> tuple[Extract, Record]:
             np.asarray(Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC))
             for image in images.permute(0, 2, 3, 1).contiguous().numpy()
         ]
-        x = (
-            torch.from_numpy(np.stack(resized))
-            .permute(0, 3, 1, 2)
-            .to(next(net.parameters()).device)
-            .float()
-            / 255
-        )
+        x = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
+        x = x.to(next(net.parameters()).device).float() / 255
         return {"pool": net(normalize(x, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))}
 
     return extract, record(path)
@@ -223,7 +212,7 @@ def image_shape(path: Path) -> tuple[int, ...]:
         with zipfile.ZipFile(path) as archive:
             return _open(archive, path)[1]
     except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} is truncated or no npz file: make it again") from error
+        raise ValueError(f"{path} is truncated or not an npz file: make it again") from error
 
 
 def image_batches(path: Path, batch_size: int = 64) -> Iterator[Tensor]:

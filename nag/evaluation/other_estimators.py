@@ -1,10 +1,10 @@
-"""Second opinions on a state's noise level: another network for the posterior, and two estimates
+"""Other estimators of a state's noise level: another network for the posterior, and two estimates
 without a network.
 
-A judge is any callable x (B, C, H, W) -> t (B,), as `shift.estimated_times` takes it:
+An estimator is any callable x (B, C, H, W) -> t (B,), as `shift.estimated_times` takes it:
 `partial(posterior_mean, net)` for a network, `partial(wavelet_time, path="linear")` or
-`partial(energy_time, second_moment=0.7)` for the analytic ones. What a judge says of forward states
-of known t is its bias."""
+`partial(energy_time, second_moment=0.7)` for the analytic ones. Its bias is how far its mean over
+forward states of known t is from t."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from nag.interpolant import PATHS, widest
-from nag.shift import bootstrap, estimated_times, forward_states, interval, is_late
+from nag.shift import Estimator, estimated_times, forward_states, is_late
+from nag.support.roots import bisect
+from nag.support.uncertainty import bootstrap, interval
 
-Judge = Callable[[Tensor], Tensor]
 MEDIAN_OF_NORMAL = 0.6744897501960817  # of |z|, z a standard Normal: its 75 % quantile
 HALVINGS = 40
 LEVELS = tuple(np.linspace(0, 1, 101).tolist())
@@ -52,12 +53,12 @@ class PlainEstimator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.channels or min(x.shape[2:]) < 4:
             raise ValueError(
-                f"the plain estimator was built for {self.channels} channels, at least 4 x 4, and got a state "
-                f"of shape {tuple(x.shape)}: pass (B, {self.channels}, H, W) or build it with the right `channels`"
+                f"the plain estimator was built for {self.channels} channels, at least 4 x 4, and "
+                f"got a state of shape {tuple(x.shape)}: pass (B, {self.channels}, H, W) or build "
+                "it with the right `channels`"
             )
-        with torch.autocast(
-            x.device.type, enabled=False
-        ):  # as in NoiseEstimator: bf16 is coarser than the shifts to be seen
+        # in full precision, as NoiseEstimator: bf16 is coarser than the shifts to be seen
+        with torch.autocast(x.device.type, enabled=False):
             pooled = self.features(x.to(self.head[0].weight.dtype)).mean((2, 3))  # (B, 2 width)
             return self.head(pooled).view(-1, self.components, 3)
 
@@ -65,39 +66,35 @@ class PlainEstimator(nn.Module):
 def solve(
     curve: Callable[[Tensor], Tensor], value: Tensor, low: Tensor | float, high: Tensor | float
 ) -> Tensor:
-    """t between `low` and `high` where a curve that rises from one to the other has `value`, of its
-    shape, by bisection.
+    """The t, of value's shape, at which a curve that rises from `low` to `high` has this value.
 
     `high` may be below `low`, for a curve that falls in t. Beyond the curve's range the answer is
     the nearer end."""
-    low, high = (
+    ends = (
         torch.as_tensor(end, dtype=value.dtype, device=value.device).expand(value.shape)
         for end in (low, high)
     )
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        below = curve(middle) < value
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    low, high = bisect(lambda t: curve(t) < value, *ends, HALVINGS)
     return (low + high) / 2
 
 
 def sigma_time(sigma: Tensor, path: str = "linear") -> Tensor:
-    """The t in [0, 1] at which the path has noise of standard deviation sigma (any shape), float64;
-    beyond the path, its end.
-    """
+    """The t in [0, 1] at which sigma_t = sigma (any shape), float64; beyond the path, its end."""
     return solve(lambda t: PATHS[path](t).sigma, sigma.to(widest(sigma.device)), 0.0, 1.0)
 
 
 def wavelet_sigma(x: Tensor) -> Tensor:
-    """Noise's standard deviation (B,) in x (B, C, H, W), H and W >= 2: median |d| / 0.6745 of the
-    diagonal details d.
+    """Standard deviation (B,) of the noise in x (B, C, H, W), H and W >= 2 (Donoho and Johnstone,
+    1994).
 
-    d are those of the orthonormal Haar transform at the finest scale, where images have little and
-    white noise as much as everywhere (Donoho & Johnstone, 1994). Too high by what the image has
-    there; nothing is known of the image's contrast."""
+        sigma = median |d| / 0.6745
+
+    d are the diagonal details of the orthonormal Haar transform at the finest scale, where images
+    have little and white noise has as much as everywhere. Too high by what the image has there."""
     if x.ndim != 4 or min(x.shape[2:]) < 2:
         raise ValueError(
-            f"got a state of shape {tuple(x.shape)}: diagonal details need (B, C, H, W) with H and W of at least 2"
+            f"got a state of shape {tuple(x.shape)}: diagonal details need (B, C, H, W) with H and "
+            "W of at least 2"
         )
     x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2].to(widest(x.device))
     rows = x[..., ::2, :] - x[..., 1::2, :]
@@ -106,25 +103,28 @@ def wavelet_sigma(x: Tensor) -> Tensor:
 
 
 def wavelet_time(x: Tensor, path: str = "linear") -> Tensor:
-    """Noise level t (B,) of states x (B, C, H, W) by the noise in their finest details
-    (`wavelet_sigma`), image by image.
+    """Noise level t (B,) of each state x (B, C, H, W) by the noise in its finest details
+    (`wavelet_sigma`).
     """
     return sigma_time(wavelet_sigma(x), path)
 
 
 def calibrated(
-    judge: Judge, images: Tensor, path: str = "linear", levels: Sequence[float] = LEVELS
-) -> Judge:
-    """The judge with its bias taken off: its mean reading of forward states of `images` (M, C, H,
-    W) becomes their true t.
+    estimator: Estimator, images: Tensor, path: str = "linear", levels: Sequence[float] = LEVELS
+) -> Estimator:
+    """The estimator without its bias: its mean over forward states of `images` (M, C, H, W) at each
+    of the noise `levels` becomes that level.
 
-    The mean reading is made to rise with t, interpolated linearly, and inverted; a reading beyond
-    it takes the end's level."""
-    readings = estimated_times(
-        judge, forward_states(images, torch.as_tensor(levels), path, 3 * 10**6)
-    ).mean(0)
-    readings = np.maximum.accumulate(readings) + 1e-9 * np.arange(len(readings))
-    return lambda x: torch.from_numpy(np.interp(judge(x).double().cpu().numpy(), readings, levels))
+    The mean is made to rise with t, interpolated linearly, and inverted; an estimate beyond it
+    becomes the first or last level."""
+    states = forward_states(images, torch.as_tensor(levels), path, 3 * 10**6)
+    means = estimated_times(estimator, states).mean(0)
+    means = np.maximum.accumulate(means) + 1e-9 * np.arange(len(means))
+
+    def unbiased(x: Tensor) -> Tensor:
+        return torch.from_numpy(np.interp(estimator(x).double().cpu().numpy(), means, levels))
+
+    return unbiased
 
 
 def energy(x: Tensor) -> Tensor:
@@ -135,12 +135,11 @@ def energy(x: Tensor) -> Tensor:
 def solve_energy(
     value: Tensor, second_moment: Tensor | float, path: str = "linear", near: Tensor | float = 0.0
 ) -> Tensor:
-    """The t in [0, 1] with alpha_t^2 E[x_0^2] + sigma_t^2 = value, NaN where no t has that energy;
-    the arguments broadcast.
+    """The t in [0, 1] with alpha_t^2 E[x_0^2] + sigma_t^2 = value; the arguments broadcast.
 
-    The energy may fall first and rise then (on the linear path it turns at E[x_0^2] / (1 +
-    E[x_0^2]), 0.4 for Fashion-MNIST), so that two t have it: the answer is that on the side of the
-    turn where `near`, the nominal t, is."""
+    NaN where no t has that energy. The energy may first fall and then rise (on the linear path it
+    turns at E[x_0^2] / (1 + E[x_0^2]), 0.4 for Fashion-MNIST), so that two t have it: the answer is
+    on the side of the turn where `near`, the nominal t, is."""
     value = value.to(widest(value.device))
     value, moment, near = torch.broadcast_tensors(
         value, *(torch.as_tensor(a).to(value) for a in (second_moment, near))
@@ -161,11 +160,11 @@ def solve_energy(
 
 
 def energy_time(x: Tensor, second_moment: float, path: str = "linear", near: float = 0.0) -> Tensor:
-    """Noise level t (B,) of states x (B, C, H, W) by their energy alone, as if each image had the
+    """Noise level t (B,) of each state x (B, C, H, W) by its energy alone, as if its image had the
     mean square `second_moment`.
 
-    NaN where no t fits (`solve_energy`). Images differ in contrast far more than late noise adds,
-    so use it on sets."""
+    NaN where no t fits (`solve_energy`). Images differ in contrast by far more than late noise
+    adds, so use it on sets."""
     return solve_energy(energy(x), second_moment, path, near)
 
 
@@ -175,13 +174,14 @@ def set_levels(
     """Noise levels (..., K) of sets of trajectories from their mean energies (..., K) at `times`
     (K,), the last of them t = 0.
 
-    E[x_0^2] is the last column, the set's own. With `hold_alpha` the image is taken to be scaled by
-    the nominal alpha_t and what energy remains is noise, which is Statement 1's picture of a shift;
-    without it alpha_t and sigma_t both move (`solve_energy`), and where energy falls with t,
-    surplus noise reads as a *lower* level. Raises ValueError if the last time is not 0."""
+    E[x_0^2] is the last column, the set's own. With `hold_alpha` the image has the nominal strength
+    alpha_t and the rest of the energy is noise, as in Statement 1; without it alpha_t and sigma_t
+    both move (`solve_energy`), and where energy falls with t, surplus noise looks like a *lower*
+    level. Raises ValueError if the last time is not 0."""
     if times[-1] != 0:
         raise ValueError(
-            f"the last time is {float(times[-1]):g}: keep the last state (t = 0), whose energy is E[x_0^2]"
+            f"the last time is {float(times[-1]):g}: keep the last state (t = 0), whose energy is "
+            "E[x_0^2]"
         )
     own = energies[..., -1:]
     if not hold_alpha:
@@ -199,7 +199,7 @@ def energy_shift(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict:
-    """The noise shift by energies (M, K) of sampled and (M', K) of control states, in the form of
+    """The noise shift from energies (M, K) of sampled and (M', K) of control states, in the form of
     `shift.noise_shift`.
 
     {"delta": {value, low, high: (K,)}, "late": {value, low, high}, "draws": (resamples, K)}; equal

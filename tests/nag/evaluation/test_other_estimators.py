@@ -198,11 +198,11 @@ def test_calibration_takes_a_known_bias_off():
             0.1 + 0.5 * other_estimators.energy(x).sqrt() ** 1.5
         )  # of pure noise on the linear path: 0.1 + 0.5 t^1.5
 
-    judge = calibrated(crooked, torch.zeros(400, 1, 16, 16))
+    estimator = calibrated(crooked, torch.zeros(400, 1, 16, 16))
     for t in (0.1, 0.4, 0.7):
-        found = judge(t * noise(200, 1, 16, 16, seed=5))
+        found = estimator(t * noise(200, 1, 16, 16, seed=5))
         assert found.shape == (200,) and found.mean().item() == pytest.approx(t, abs=0.01)
-    assert judge(torch.zeros(1, 1, 16, 16)).item() == pytest.approx(0, abs=1e-6)
+    assert estimator(torch.zeros(1, 1, 16, 16)).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (4, 32), (1, 5)])
