@@ -31,6 +31,7 @@ setup: ## create .venv from requirements.lock (only when the lock's content has 
 
 repro: setup ## run what is out of date, then compare with the committed numbers
 	@echo "Running the stages of dvc.yaml that are out of date; results go to results/."
+	@$(BIN)/python -m companion.pipeline.locks
 	@$(BIN)/dvc repro
 	@$(BIN)/python -m companion.report.summary close
 
