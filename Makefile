@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro imagenet test test-fast lint bench figures readme notebooks-lint notebooks-strip lock clean
+.PHONY: help setup repro imagenet test test-fast lint bench figures docs readme notebooks-lint notebooks-strip lock clean
 
 help: ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -54,8 +54,10 @@ imagenet: setup ## the paper's scale on GPUs: see imagenet/README.md first
 test-fast: setup ## unit tests that are neither slow nor for a GPU
 	@$(BIN)/pytest -q -m "not slow and not gpu" tests
 
-readme: setup ## put the committed results into the README
-	@$(BIN)/python -m companion.report.summary readme
+docs: setup ## write README.md and docs/ from the results, in seconds
+	@$(BIN)/python -m companion.report docs
+
+readme: docs ## the same
 
 lint: setup notebooks-lint ## ruff on .py and .ipynb, and notebooks-lint
 	@$(BIN)/ruff check .

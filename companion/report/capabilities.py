@@ -1,5 +1,5 @@
-"""What this project can do beside others, as a table made from data/features.csv; our own entries
-name their evidence.
+"""What this project and seven others can do, from data/features.csv; our own entries name their
+evidence.
 
 An entry of evidence is a path in this repository, or `path:name` with a function, class or constant
 defined in that file."""
@@ -13,10 +13,6 @@ from nag.support.paths import DATA, ROOT
 PROJECTS = ("this project", "SiT", "DiT", "REPA", "EDM2", "EDM-ES", "diffusers", "flow_matching")
 OURS = PROJECTS[0]
 SIGNS = {"y": "yes", "partial": "partly", "n": "–", "n/a": "n/a"}
-LEGEND = (
-    "Read from the public sources of each project, diffusers at version 0.40; – is no, n/a does not apply. The last column "
-    "says where ours is to be found, and a test checks that it is there."
-)
 
 
 def read(path: Path = DATA / "features.csv") -> list[dict]:
@@ -35,7 +31,8 @@ def read(path: Path = DATA / "features.csv") -> list[dict]:
         wrong = [f"{name} = {row.get(name)!r}" for name in PROJECTS if row.get(name) not in SIGNS]
         if wrong or None in row or row.get("note") is None:
             raise ValueError(
-                f"{path}, row {row.get('number')}: {', '.join(wrong) or 'columns do not match the header'}; give "
+                f"{path}, row {row.get('number')}: "
+                f"{', '.join(wrong) or 'columns do not match the header'}; give "
                 f"every project one of {list(SIGNS)} and quote texts that hold a comma"
             )
         row["number"], row["evidence"] = int(row["number"]), row["evidence"].split()
@@ -60,16 +57,15 @@ def _defined(path: Path) -> set[str]:
 
 
 def evidence(rows: list[dict] | None = None, root: Path = ROOT) -> list[str]:
-    """What is wrong with the evidence of our column, a sentence each; empty if every entry holds.
+    """What is wrong with the evidence of our column, one sentence each; empty if every entry holds.
 
     A yes or partly needs evidence, a no may have none, every path must exist and every name be
     defined there."""
     faults = []
     for row in read() if rows is None else rows:
         if bool(row["evidence"]) != (row[OURS] in ("y", "partial")):
-            faults.append(
-                f"row {row['number']}: {row[OURS]!r} with {len(row['evidence'])} entries of evidence"
-            )
+            count = len(row["evidence"])
+            faults.append(f"row {row['number']}: {row[OURS]!r} with {count} entries of evidence")
         for entry in row["evidence"]:
             name, _, symbol = entry.partition(":")
             if not (root / name).exists():
@@ -79,30 +75,8 @@ def evidence(rows: list[dict] | None = None, root: Path = ROOT) -> list[str]:
     return faults
 
 
-def _link(entry: str) -> str:
-    name, _, symbol = entry.partition(":")
-    short = (
-        name.removeprefix("nag/")
-        .removeprefix("notebooks/")
-        .removesuffix(".py")
-        .removesuffix(".ipynb")
-    )
-    return f"[{f'{short}.{symbol}' if symbol else short}]({name})"
-
-
-def table() -> str:
-    """The table as Markdown, with a line of legend above it."""
-    lines = [
-        LEGEND,
-        "",
-        f"| | {' | '.join(PROJECTS)} | where, and notes |",
-        "|" + "---|" * (len(PROJECTS) + 2),
-    ]
-    for row in read():
-        remarks = [", ".join(map(_link, row["evidence"])), row["note"]]
-        signs = " | ".join(
-            f"**{SIGNS[row[p]]}**" if p == OURS and row[p] != "n" else SIGNS[row[p]]
-            for p in PROJECTS
-        )
-        lines.append(f"| {row['capability']} | {signs} | {'; '.join(filter(None, remarks))} |")
-    return "\n".join(lines)
+def short(entry: str) -> tuple[str, str]:
+    """(text, file) of an entry of evidence, for a link."""
+    file, _, symbol = entry.partition(":")
+    name = Path(file).stem if file.endswith((".py", ".ipynb")) else file
+    return (f"{name}.{symbol}" if symbol else name), file

@@ -1,285 +1,237 @@
-"""The claims ledger: each claim of the paper, our evidence by file and key, and a verdict computed
-from its interval.
-"""
+"""The claims ledger: for each claim of the paper, what was measured here, where it is recorded, and
+the verdict that its 95 % confidence interval allows.
 
+Three steps, apart from each other: `MEASURED` collects numbers, `JUDGES` compares them with the
+claim, templates/claims.md.j2 puts both into words. Answers of studies join at the end."""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from companion.report.evidence import Place, places
+from companion.report import rendering
+from companion.report.evidence import Place, Reader
+from companion.report.results import SAMPLERS, paper_ratios
 from nag.support.files import read_json
 from nag.support.paths import DATA
+from nag.support.uncertainty import Interval, independent_ratio, outcome, verdict
+
+judged = verdict  # its former name, which notebooks still import
 
 VERDICTS = ("reproduced", "partly", "contradicted", "needs GPUs")
-OPEN = "not told apart"  # of one network and sampler; a claim that rests on such is partly
-MEANING = (
-    "*reproduced*: the whole 95 % interval lies on the claimed side, for every network and sampler; *contradicted*: on "
-    f"the other side; *partly*: networks or samplers differ, or an interval leaves it open (*{OPEN}*). For C3 and C5 "
-    "the side is a tolerance of ours, which the row states; *needs GPUs*: not tested at this scale"
-)
-Row = tuple[dict | None, list[Place], str, str]  # ours, evidence, verdict, note
+OPEN = "inconclusive"  # of one network and sampler; a claim that depends on such a one is partly
+NEAR = 1.25  # C5: "close to the quality of CFG" is a distance of at most 1.25 of CFG's
+TOLERANCE = 0.1  # C3: the relative error of Statement 1 that we accept
+Row = dict  # {"family", "sampler", "value", "low", "high", "verdict"}, what is known of them
 
 
-def judged(x: dict, claimed: int, bound: float = 0.0) -> str:
-    """The verdict on "x is above (claimed = 1) or below (-1) the bound" from a 95 % interval."""
-    low, high = sorted((claimed * (x["low"] - bound), claimed * (x["high"] - bound)))
-    return "reproduced" if low > 0 else "contradicted" if high < 0 else OPEN
+# ---- collecting
 
 
-def _worst(verdicts: list[str]) -> str:
-    """Several families: all alike is that verdict, anything mixed or open is partly."""
-    return verdicts[0] if len(set(verdicts)) == 1 and verdicts[0] != OPEN else "partly"
+def _interval(x: Interval) -> Row:
+    return {end: x[end] for end in ("value", "low", "high")}
 
 
-def _of_each(folder: Path, summary: dict, kind: str, *keys: str) -> list[Place]:
-    """The keys in the files metrics/KIND-FAMILY.json of all families."""
-    return places([f"{folder.name}/metrics/{kind}-{family}.json" for family in summary], *keys)
-
-
-def _number(x: dict) -> dict:
-    return {k: x[k] for k in ("value", "low", "high")}
-
-
-def _shifts(folder: Path, summary: dict, key: str, arm: str = "none") -> dict:
-    """One number of the shift files, of every family and both samplers, {"sit, ODE": {value, low,
-    high}, ...}.
-    """
-    ours = {}
-    for f in summary:
-        shift = read_json(folder / "metrics" / f"shift-{f}.json")
-        ours |= {
-            f"{f}, ODE": _number(shift[arm][key]),
-            f"{f}, SDE": _number(shift[f"sde-{arm}"][key]),
-        }
-    return ours
-
-
-def _shown(x: dict) -> str:
-    return f"{x['value']:.3g} [{x['low']:.3g}, {x['high']:.3g}]"
-
-
-def _listed(ours: dict) -> str:
-    return "; ".join(f"{name} {_shown(x)}" for name, x in ours.items())
-
-
-def _each(ours: dict, claimed: int, bound: float = 0.0) -> tuple[str, str]:
-    """The verdict over all entries, and a text that gives each its own."""
-    verdicts = {name: judged(x, claimed, bound) for name, x in ours.items()}
-    return _worst(list(verdicts.values())), "; ".join(
-        f"{name} {_shown(x)} {verdicts[name]}" for name, x in ours.items()
-    )
-
-
-def _shifted(folder: Path, summary: dict) -> Row:
-    ours = _shifts(folder, summary, "shift_late")
-    verdict, text = _each(ours, 1)
-    return (
-        ours,
-        _of_each(folder, summary, "shift", "none/shift_late", "sde-none/shift_late"),
-        verdict,
-        (f"unguided shift over 0 < t <= 0.2, control subtracted: {text}"),
-    )
-
-
-def _grows(folder: Path, summary: dict) -> Row:
-    ours = _shifts(folder, summary, "growth")
-    verdict, text = _each(ours, 1)
-    return (
-        ours,
-        _of_each(folder, summary, "shift", "none/growth", "sde-none/growth"),
-        verdict,
-        (f"late shift minus that over 0.4 <= t <= 0.9: {text}"),
-    )
-
-
-def _statement_1(folder: Path, summary: dict) -> Row:
-    toy = read_json(folder / "metrics" / "toy.json")["statement_1"]
-    verdict = (
-        "reproduced"
-        if 0.9 <= toy["low"] and toy["high"] <= 1.1
-        else "contradicted"
-        if toy["high"] < 0.9 or toy["low"] > 1.1
-        else "partly"
-    )
-    return (
-        _number(toy),
-        places([f"{folder.name}/metrics/toy.json"], "statement_1"),
-        verdict,
-        (
-            f"measured shift over sqrt(t^2 + s^2) - t on an exact toy with alpha = 1, t >= 0.1: {_shown(toy)}; "
-            "reproduced if within 10 %; on SiT's path it is an approximation (notebook 00), DiT's was not tested"
-        ),
-    )
-
-
-def _reduces(folder: Path, summary: dict) -> Row:
-    ours, before = (
-        _shifts(folder, summary, "late_ratio", "nag"),
-        _shifts(folder, summary, "shift_late"),
-    )
-    shifted = {name: judged(before[name], 1) == "reproduced" for name in ours}
-    verdicts = {name: judged(ours[name], -1, 1.0) if shifted[name] else OPEN for name in ours}
-    text = "; ".join(
-        f"{name} {_shown(ours[name])} {verdicts[name]}"
-        if shifted[name]
-        else f"{name}: no late shift to reduce"
-        for name in ours
-    )
-    middle, guided = _shifts(folder, summary, "middle"), _shifts(folder, summary, "middle", "nag")
-    text += "; over 0.4 <= t <= 0.9 the shift goes from " + "; ".join(
-        f"{name} {_shown(middle[name])} to {_shown(guided[name])}" for name in ours
-    )
-    return (
-        ours,
-        _of_each(folder, summary, "shift", "nag/late_ratio", "sde-nag/late_ratio", "nag/middle"),
-        _worst(list(verdicts.values())),
-        (
-            "|late shift| (0 < t <= 0.2) with NAG over that without, forward states of real images being "
-            f"the control (by another one: F7): {text}"
-        ),
-    )
-
-
-def _ratios(folder: Path, summary: dict, key: str) -> dict:
-    return {f: _number(read_json(folder / "metrics" / f"ratios-{f}.json")[key]) for f in summary}
-
-
-def _near_cfg(folder: Path, summary: dict) -> Row:
-    near = 1.25
-    ours, gain = _ratios(folder, summary, "nag over cfg"), _ratios(folder, summary, "nag over none")
-    of = {f: {arm: summary[f][arm]["fd"]["value"] for arm in ("none", "nag", "cfg")} for f in ours}
-    helps = {f: gain[f]["high"] < 1 for f in ours}
-    telling = {
-        f: of[f]["none"] / of[f]["cfg"] > near for f in ours
-    }  # else no guidance would be near CFG, too
-    verdicts = [
-        "reproduced"
-        if helps[f] and telling[f] and ours[f]["high"] <= near
-        else "contradicted"
-        if gain[f]["low"] > 1
-        else "partly"
-        for f in ours
+def _of_samplers(reader: Reader, families: Sequence[str], key: str, arm: str = "none") -> list[Row]:
+    """One number of the shift files, of every family with both of its samplers."""
+    return [
+        {"family": family, "sampler": sampler}
+        | _interval(reader.result(f"shift-{family}", f"{prefix}{arm}/{key}"))
+        for family in families
+        for sampler, prefix in zip(SAMPLERS[family], ("", "sde-"), strict=True)
     ]
-    shares = ", ".join(
-        f"{f} {(x['none'] - x['nag']) / (x['none'] - x['cfg']):.2f}" for f, x in of.items()
-    )
-    unguided = ", ".join(f"{f} {x['none'] / x['cfg']:.2f}" for f, x in of.items())
-    return (
-        ours,
-        _of_each(folder, summary, "ratios", "nag over cfg", "nag over none"),
-        _worst(verdicts),
-        (
-            f"distance of NAG over that of CFG (paper: sit 1.10, dit 1.14): {_listed(ours)}; no guidance over CFG: {unguided} "
-            f"(paper: sit 4.18, dit 4.24); share of CFG's gain that NAG reaches, by point value: {shares} (paper: 0.97 and 0.96). "
-            f"Reproduced if NAG surely improves and is surely at most {near} of CFG, where no guidance is not; contradicted if it "
-            "surely makes things worse"
-        ),
-    )
 
 
-def _adds_to_cfg(folder: Path, summary: dict) -> Row:
-    ours = _ratios(folder, summary, "cfg+nag over cfg")
-    verdict, text = _each(ours, -1, 1.0)
-    return (
-        ours,
-        _of_each(folder, summary, "ratios", "cfg+nag over cfg"),
-        verdict,
-        (f"distance of CFG + NAG over that of CFG: {text}"),
-    )
+def _ratios(reader: Reader, families: Sequence[str], key: str) -> list[Row]:
+    """A ratio of Fréchet distances, of every family with its deterministic sampler."""
+    return [
+        {"family": family, "sampler": SAMPLERS[family][0]}
+        | _interval(reader.result(f"ratios-{family}", key))
+        for family in families
+    ]
 
 
-def _dit_gains_more(folder: Path, summary: dict) -> Row:
-    if "dit" not in summary:
-        return None, [], "partly", "no DiT was trained in this run"
-    ours = _ratios(folder, summary, "nag over none")
-    difference = {
-        "low": ours["sit"]["low"] - ours["dit"]["high"],
-        "high": ours["sit"]["high"] - ours["dit"]["low"],
+def _late_shift(reader: Reader, families: Sequence[str]) -> list[Row]:
+    return _of_samplers(reader, families, "shift_late")
+
+
+def _growth(reader: Reader, families: Sequence[str]) -> list[Row]:
+    return _of_samplers(reader, families, "growth")
+
+
+def _toy(reader: Reader, families: Sequence[str]) -> list[Row]:
+    return [_interval(reader.result("toy", "statement_1"))]
+
+
+def _late_ratio(reader: Reader, families: Sequence[str]) -> list[Row]:
+    """|late shift| with NAG over that without; the unguided one, and both in the middle."""
+    columns = {
+        "unguided": _of_samplers(reader, families, "shift_late"),
+        "middle": _of_samplers(reader, families, "middle"),
+        "middle with NAG": _of_samplers(reader, families, "middle", "nag"),
     }
-    verdict, first = judged(difference, 1), min(ours, key=lambda f: ours[f]["value"])
-    return (
-        ours,
-        _of_each(folder, summary, "ratios", "nag over none"),
-        _worst([verdict]),
-        (
-            f"distance of NAG over unguided, from scratch: {_listed(ours)}: {verdict}, by point value {first} gains more; each "
-            "family with its own deterministic sampler and its own best w of a sweep"
-        ),
-    )
+    rows = _of_samplers(reader, families, "late_ratio", "nag")
+    return [
+        row | {name: _interval(column[k]) for name, column in columns.items()}
+        for k, row in enumerate(rows)
+    ]
 
 
-def _out_of_reach(why: str):
-    return lambda folder, summary: (None, [], "needs GPUs", why)
+def _over_cfg(reader: Reader, families: Sequence[str]) -> list[Row]:
+    """NAG over CFG, with NAG over no guidance and the point values of the three distances."""
+    gains = _ratios(reader, families, "nag over none")
+    distance = {
+        family: {
+            arm: reader.result(f"quality-{family}", f"{arm}/fd/value")
+            for arm in ("none", "nag", "cfg")
+        }
+        for family in families
+    }
+    return [
+        row | {"gain": _interval(gain), "distance": distance[row["family"]]}
+        for row, gain in zip(_ratios(reader, families, "nag over cfg"), gains, strict=True)
+    ]
 
 
-JUDGES = {
-    "C1": _shifted,
-    "C2": _grows,
-    "C3": _statement_1,
-    "C4": _reduces,
-    "C5": _near_cfg,
-    "C6": _adds_to_cfg,
-    "C7": _out_of_reach("the claim is about released ImageNet weights"),
-    "C8": _dit_gains_more,
-    "C9": _out_of_reach("the claim is about fine-tuning DiT-XL/2 on seven data sets"),
+def _pair_over_cfg(reader: Reader, families: Sequence[str]) -> list[Row]:
+    return _ratios(reader, families, "cfg+nag over cfg")
+
+
+def _gains_compared(reader: Reader, families: Sequence[str]) -> list[Row]:
+    """SiT's ratio of NAG to no guidance over DiT's, with both; nothing without a DiT."""
+    gains = _ratios(reader, [f for f in ("sit", "dit") if f in families], "nag over none")
+    return [independent_ratio(*gains) | {"gains": gains}] if len(gains) == 2 else []
+
+
+def _nothing(reader: Reader, families: Sequence[str]) -> list[Row]:
+    return []
+
+
+MEASURED: dict[str, Callable[[Reader, Sequence[str]], list[Row]]] = {
+    "C1": _late_shift,
+    "C2": _growth,
+    "C3": _toy,
+    "C4": _late_ratio,
+    "C5": _over_cfg,
+    "C6": _pair_over_cfg,
+    "C7": _nothing,
+    "C8": _gains_compared,
+    "C9": _nothing,
 }
 
 
-WITHOUT_STUDY = {"C6": "the half about domain guidance (DoG) is not measured here"}
+# ---- judging
 
 
-def _with_studies(claim: str, row: Row, answers: list[dict], words: str = "sentence") -> Row:
-    """A claim's row with what the studies found about it (companion.report.questions); without a
-    needed study it is partly at best.
+def _positive(x: Row) -> str:
+    return verdict(x, 1)
 
-    So is a claim about released models or the paper's data sets, of which a study in small shows a
-    part, unless the pipelines of imagenet/ have an answer at the paper's scale, which then decides
-    alone. `words` is which of an answer's texts stands in the note, "sentence" or "brief"."""
-    ours, evidence, verdict, note = row
-    if not answers:
-        missing = WITHOUT_STUDY.get(claim)
-        if missing is None:
-            return row
-        return (
-            ours,
-            evidence,
-            "partly" if verdict == "reproduced" else verdict,
-            f"{note}; {missing}",
+
+def _below_one(x: Row) -> str:
+    return verdict(x, -1, 1)
+
+
+def _within_tolerance(x: Row) -> str:
+    least, most = 1 - TOLERANCE, 1 + TOLERANCE
+    if least <= x["low"] and x["high"] <= most:
+        return "reproduced"
+    return "contradicted" if x["high"] < least or x["low"] > most else OPEN
+
+
+def _reduced(x: Row) -> str:
+    """A shift that is not there cannot be reduced."""
+    return _below_one(x) if verdict(x["unguided"], 1) == "reproduced" else OPEN
+
+
+def _near_cfg(x: Row) -> str:
+    """NAG improves and is near CFG, clearly; where no guidance is near too, it says nothing."""
+    far = x["distance"]["none"] / x["distance"]["cfg"] > NEAR
+    if outcome(x["gain"]) == "better" and far and x["high"] <= NEAR:
+        return "reproduced"
+    return "contradicted" if outcome(x["gain"]) == "worse" else OPEN
+
+
+def _dit_gains_more(x: Row) -> str:
+    return verdict(x, 1, 1)
+
+
+JUDGES: dict[str, Callable[[Row], str]] = {
+    "C1": _positive,
+    "C2": _positive,
+    "C3": _within_tolerance,
+    "C4": _reduced,
+    "C5": _near_cfg,
+    "C6": _below_one,
+    "C8": _dit_gains_more,
+}
+
+
+def joined(verdicts: Sequence[str]) -> str:
+    """All alike is that verdict; mixed, inconclusive or none at all is partly."""
+    return verdicts[0] if len(set(verdicts)) == 1 and verdicts[0] != OPEN else "partly"
+
+
+def with_studies(own: str, answers: Sequence[dict], complete: bool = True) -> str:
+    """The verdict of a claim from our `own` and those of the studies' answers.
+
+    Without a study that a claim needs (not `complete`) it is partly at best. A claim that needs
+    GPUs is decided by answers at the paper's scale, if there are any; small studies show a part."""
+    found = [answer["verdict"] for answer in answers]
+    if own != "needs GPUs":
+        all_of_it = joined([own, *found])
+        return "partly" if all_of_it == "reproduced" and not complete else all_of_it
+    if at_scale := [answer["verdict"] for answer in answers if "scale" in answer]:
+        return joined(at_scale)
+    if not found:
+        return own
+    return "partly" if joined(found) == "reproduced" else joined(found)
+
+
+# ---- the ledger
+
+
+def _places(answers: Sequence[dict]) -> list[Place]:
+    return [{name: answer[name] for name in ("file", "key")} for answer in answers]
+
+
+def ledger(
+    reader: Reader,
+    families: Sequence[str],
+    answers: dict[str, list[dict]] | None = None,
+    source: Path = DATA / "paper_claims.json",
+) -> list[dict]:
+    """Rows {id, statement, paper, ours, verdict, note, evidence}, one for each claim of the paper.
+
+    `answers` are those of companion.report.questions. Raises KeyError or FileNotFoundError for
+    missing evidence."""
+    claims = {claim["id"]: claim for claim in read_json(source)}
+    ours, places, verdicts, joining = {}, {}, {}, {}
+    for name in claims:
+        with reader.recording() as places[name]:
+            measured = MEASURED[name](reader, families)
+        judge = JUDGES.get(name)
+        ours[name] = [x | {"verdict": judge(x)} for x in measured] if judge else []
+        own = joined([x["verdict"] for x in ours[name]]) if judge else "needs GPUs"
+        joining[name] = sorted(
+            (answers or {}).get(name, []), key=lambda answer: "scale" not in answer
         )
-    answers = sorted(answers, key=lambda answer: "scale" not in answer)
-    evidence = evidence + [{name: answer[name] for name in ("file", "key")} for answer in answers]
-    told = " ".join(answer[words] for answer in answers)
-    if verdict != "needs GPUs":
-        joined = _worst([answer["verdict"] for answer in answers] + [verdict])
-        told += f" {note[0].upper()}{note[1:]}."
-    elif at_scale := [answer["verdict"] for answer in answers if "scale" in answer]:
-        joined = _worst(at_scale)
-    else:
-        joined = _worst([answer["verdict"] for answer in answers])
-        joined = "partly" if joined == "reproduced" else joined
-        told += f" That is in small; {note}, which needs GPUs (imagenet/README.md)."
-    return ours, evidence, joined, told
-
-
-def ledger(folder: Path, summary: dict, answers: dict[str, list[dict]] | None = None) -> list[dict]:
-    """Rows {id, statement, paper, ours, evidence, verdict, note, brief}, one per claim of
-    data/paper_claims.json.
-
-    `answers` are those of companion.report.questions; `folder` is one of the repository, such as
-    results/. Raises KeyError for a claim without a judge, FileNotFoundError for missing evidence.
-    """
-    rows = []
-    for claim in read_json(DATA / "paper_claims.json"):
-        row = JUDGES[claim["id"]](folder, summary)
-        mine = (answers or {}).get(claim["id"], [])
-        ours, evidence, verdict, note = _with_studies(claim["id"], row, mine)
-        brief = _with_studies(claim["id"], row, mine, "brief")[-1]
-        rows.append(
-            {
-                **claim,
-                "ours": ours,
-                "evidence": evidence,
-                "verdict": verdict,
-                "note": note,
-                "brief": brief,
-            }
-        )
-    return rows
+        # only studies measure Domain Guidance, which is half of C6
+        complete = name != "C6" or bool(joining[name])
+        verdicts[name] = with_studies(own, joining[name], complete)
+    words = rendering.items(
+        reader,
+        "claims.md.j2",
+        ours=ours,
+        answers=joining,
+        near=NEAR,
+        tolerance=TOLERANCE,
+        paper=paper_ratios(),
+    )
+    return [
+        claims[row["id"]]
+        | {
+            "ours": ours[row["id"]],
+            "verdict": verdicts[row["id"]],
+            "note": row["text"],
+            "evidence": places[row["id"]] + row["evidence"] + _places(joining[row["id"]]),
+        }
+        for row in words
+    ]

@@ -1,224 +1,112 @@
-"""What the studies answer: the questions that the paper leaves open, and the claims that need a
-study.
+"""The questions that the paper leaves open, and what the studies answer to them and to the claims.
 
-Every study's notebook composes its sentences from its own numbers and writes them beside those;
-here they are only gathered, into studies/answers.json, so that the main pipeline can read them
-without depending on hours of study or days of ImageNet. Its own parts are `automatic` and `costs`.
-The one sentence that answers a question is written by hand in data/questions.md."""
+A study's notebook writes answers/NAME.json from the numbers in metrics/NAME.json. Here the answers
+are only gathered, into studies/answers.json, so that the main pipeline can read them without
+depending on hours of study or days of ImageNet. The main pipeline's own answers, and the sentences
+that sum each question up, are templates."""
 
 import hashlib
-import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
-from companion.report.evidence import links
-from companion.report.findings import filled, items
+from companion.report import rendering
+from companion.report.evidence import Reader
 from nag.support.files import entry, read_json, write_json
-from nag.support.paths import DATA, RESULTS, ROOT, STUDIES
+from nag.support.paths import ROOT, STUDIES
 
 ANSWERS = ROOT / "studies" / "answers.json"
 ANSWERING = (STUDIES, ROOT / "imagenet" / "results", ROOT / "imagenet" / "finetune" / "results")
 OPEN = "not run yet"
-RULES = ("mean", "spread", "schedule")  # of nag.auto_weight
 
 
 def collect(*folders: Path) -> dict[str, list[dict]]:
     """{id of a question or claim: [{"sentence", "brief", "key", "file", "figure", "sha256", ...}]}
     of folders of results.
 
-    "sentence" is the answer with its numbers and intervals, "brief" what of it a table has room
-    for; that to a claim has a "verdict", and a "scale" if it is the paper's. Files and figures are
-    relative to the repository; the hash makes what is gathered change with any number of a study.
-    Raises KeyError for evidence that is not under its key."""
+    "sentence" is the answer with its numbers and intervals, "brief" its short form; an answer to a
+    claim has a "verdict", and a "scale" if it is the paper's. Files and figures are relative to the
+    repository; the hash makes what is gathered change with any number of a study. Raises KeyError
+    for evidence that is not under its key, FileNotFoundError for answers without metrics."""
     found: dict[str, list[dict]] = {}
-    for path in sorted(
-        (path for folder in folders for path in (folder / "metrics").glob("*.json")),
-        key=lambda path: path.stem,
-    ):
-        content = read_json(path)
-        for name, answer in content.get("answers", {}).items():
-            entry(content, answer["key"])
+    files = (path for folder in folders for path in (folder / "answers").glob("*.json"))
+    for path in sorted(files, key=lambda path: path.stem):
+        results = path.parents[1]
+        metrics = results / "metrics" / path.name
+        numbers = read_json(metrics)
+        for name, answer in read_json(path).items():
+            try:
+                entry(numbers, answer["key"])
+            except (KeyError, TypeError):
+                raise KeyError(
+                    f"{path} names {answer['key']!r} as evidence, which {metrics} does not have"
+                ) from None
             where = {
-                "file": path.relative_to(ROOT).as_posix(),
-                "figure": (path.parents[1] / answer["figure"]).relative_to(ROOT).as_posix(),
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "file": metrics.relative_to(ROOT).as_posix(),
+                "figure": (results / answer["figure"]).relative_to(ROOT).as_posix(),
+                "sha256": hashlib.sha256(metrics.read_bytes()).hexdigest(),
             }
             found.setdefault(name.split(",")[0], []).append(answer | where)
     return found
 
 
 def write_answers() -> None:
-    """Gather the answers of the studies, and of the pipelines of imagenet/ if they have run, into
-    studies/answers.json.
-    """
+    """Gather the answers of the studies, and of the pipelines of imagenet/ if they have run."""
     write_json(ANSWERS, collect(*ANSWERING))
 
 
-def automatic(title: str, found: dict) -> dict[str, str]:
-    """Question 10 for the network called `title`, {"sentence", "brief"}, from the contents of its
-    auto-FAMILY.json.
-
-    Of the schedule w is the mean.
-    """
-    over, near, schedule = (
-        found["distance_over"],
-        found["within_5_percent"],
-        found["schedule"]["weights"],
-    )
-    w = {rule: found["constant"][rule]["w"] for rule in RULES[:2]} | {
-        RULES[2]: sum(schedule) / len(schedule)
-    }
-
-    def named(chosen: Callable[[str], bool]) -> str:
-        return ", ".join(rule for rule in RULES if chosen(rule)) or "none"
-
-    def listed(shown: str) -> str:
-        finds = {rule: f"w of {w[rule]:.2f}" if w[rule] else "no guidance" for rule in RULES}
-        return ", ".join(
-            f"{rule} finds {finds[rule]} ({shown.format(**over[rule]['best of sweep'])})"
-            for rule in RULES
-        )
-
-    start = f"{title}, rules that need the estimator alone (distance over that of the tuned w = {found['swept']:g}): "
-    told = (
-        f". Surely better than no guidance: {named(lambda rule: over[rule]['none']['high'] < 1)}; surely within 5 % of the "
-        f"tuned w: {named(lambda rule: near[rule]['surely'])}; surely not: {named(lambda rule: near[rule]['surely not'])}."
-    )
-    return {
-        "brief": start + listed("{value:.2f}") + told,
-        "sentence": start
-        + listed("{value:.2f} [{low:.2f}, {high:.2f}]")
-        + f", N = {found['n']}{told}",
-    }
-
-
-def memories(overhead: dict) -> dict[str, str]:
-    """Memory of each arm of overhead.json over the unguided one's, "–" where it was not measured."""
+def memories(overhead: dict) -> dict[str, float | None]:
+    """Memory of each arm of overhead.json over the unguided one's, None if not measured."""
     base = overhead["rows"][0]["memory"]
     return {
-        row["arm"]: "–" if row["memory"] is None else f"{row['memory'] / base:.2f}"
+        row["arm"]: None if row["memory"] is None else row["memory"] / base
         for row in overhead["rows"]
     }
 
 
-def costs(title: str, overhead: dict) -> dict[str, str]:
-    """Question 5 at equal steps for the network called `title`, {"sentence", "brief"}, from the
-    contents of overhead.json.
-    """
-    others, memory = overhead["rows"][1:], memories(overhead)
-    each = "; ".join(
-        f"{row['label']}: {row['relative']:.2f}, {memory[row['arm']]}, {row['parameters']:,}"
-        for row in others
-    )
-    trained = "; ".join(
-        f"{row['label']}: "
-        + ("not known" if row["training"] is None else f"{row['training']:.3g} %")
-        for row in others
-        if row["training"] != 0
-    )
-    brief = f"{title} at equal steps (time and memory over the unguided ones, parameters beside the network's): {each}."
-    return {
-        "brief": brief,
-        "sentence": brief
-        + f" Further training, in images over those of the network: {trained or 'none'}.",
-    }
-
-
-def asked(source: Path = DATA / "questions.md") -> dict[str, tuple[str, str]]:
-    """{id: (question, answer in one sentence with its numbers left out)} of the list in `source`."""
-    return {
-        name: (question, answer)
-        for name, question, answer in items(source, r"(Q\d+) \*\*(.+?)\*\* (.+)")
-    }
+def own_answers(reader: Reader, families: Sequence[str]) -> dict[str, list[dict]]:
+    """The main pipeline's parts of questions 5 and 10, as `collect` gives those of studies."""
+    overhead = reader.content("results/metrics/overhead.json")
+    auto = {family: reader.content(f"results/metrics/auto-{family}.json") for family in families}
+    found: dict[str, list[dict]] = {}
+    for row in rendering.items(
+        reader, "own_answers.md.j2", overhead=overhead, memory=memories(overhead), auto=auto
+    ):
+        found.setdefault(row["id"], []).append(
+            {name: row[name] for name in ("file", "key", "figure")}
+            | {"sentence": row["text"], "brief": row["text"]}
+        )
+    return found
 
 
 def questions(
+    reader: Reader,
     answers: dict[str, list[dict]],
     own: dict[str, list[dict]] | None = None,
-    folder: Path = RESULTS,
-    source: Path = DATA / "questions.md",
 ) -> list[dict]:
-    """Rows {id, statement, paper, ours, evidence, verdict, answer, note, brief, figures} of the
-    questions in `source`.
+    """Rows {id, statement, verdict, answer, note, brief, figures, evidence}, one for each question.
 
-    `own` are answers of the main pipeline, whose results are in `folder`; they are a part where a
-    study's are not there. "answer" is the one sentence, "note" has all numbers; the evidence is
-    that of both. Raises what `findings.filled` raises."""
+    `own` are answers of the main pipeline, a part where a study has not run. "answer" is the
+    summary, "note" has all numbers, "brief" the most important; the evidence is that of all.
+    Raises FileNotFoundError or KeyError for a number that the results do not have."""
     rows = []
-    for name, (question, sentence) in asked(source).items():
-        part, studied = (found.get(name, []) for found in (own or {}, answers))
+    for row in rendering.items(reader, "questions.md.j2", wanted=lambda name: name in answers):
+        part, studied = (found.get(row["id"], []) for found in (own or {}, answers))
         mine = part + studied
-        answer, evidence = filled(sentence, folder) if studied else ("", [])
-        evidence = [{name: found[name] for name in ("file", "key")} for found in mine] + evidence
         rows.append(
             {
-                "id": name,
-                "statement": question,
-                "paper": "left open",
-                "ours": None,
-                "evidence": evidence,
+                "id": row["id"],
+                "statement": row["question"],
                 "verdict": "answered"
                 if studied
                 else f"in part, its study is {OPEN}"
                 if part
                 else OPEN,
-                "answer": answer,
+                "answer": row["text"],
                 "note": " ".join(found["sentence"] for found in mine),
                 "brief": " ".join(found["brief"] for found in mine),
-                "figures": [found["figure"] for found in mine],
+                "figures": list(dict.fromkeys(found["figure"] for found in mine)),
+                "evidence": [{name: found[name] for name in ("file", "key")} for found in mine]
+                + row["evidence"],
             }
         )
     return rows
-
-
-def table(rows: list[dict]) -> str:
-    """The questions and their answers, in one sentence and in brief, with figures and evidence, as
-    Markdown.
-    """
-    lines = ["| question | answer | figure | evidence |", "|---|---|---|---|"]
-    for row in rows:
-        figures = ", ".join(
-            f"[{Path(figure).stem}]({figure})" for figure in dict.fromkeys(row["figures"])
-        )
-        answer = (
-            f"**{row['answer']}** {row['brief']}"
-            if row["verdict"] == "answered"
-            else f"{row['brief']} *{row['verdict']}*"
-        )
-        lines.append(
-            f"| {row['id']}. {row['statement']} | {answer.strip().replace('|', '&#124;')} | {figures or '–'} | "
-            f"{links(row['evidence'], depth=1)} |"
-        )  # the branch is enough to find it
-    return "\n".join(lines)
-
-
-def stages(folder: Path = STUDIES.parent) -> str:
-    """The stages of the studies as Markdown: what they do and how long, their notebook, and the
-    figures that are there.
-    """
-    plan, params = (
-        yaml.safe_load((folder / name).read_text(encoding="utf-8"))
-        for name in ("dvc.yaml", "params.yaml")
-    )
-    lines = ["| study | notebook | stage | figures |", "|---|---|---|---|"]
-    for name, body in plan["stages"].items():
-        keys = params
-        for part in body.get("foreach", "${}").strip("${}").split("."):
-            keys = keys.get(part, {"": None})
-        body = body.get("do", body)
-        notebook = re.search(r"notebooks/(\w+)\.ipynb", body["cmd"])[1]
-        drawn = [path for out in body["outs"] if (path := next(iter(out))).endswith(".png")]
-        paths = [re.sub(r"\$\{(key|item)\}", str(key), path) for path in drawn for key in keys]
-        found = [
-            f"[{Path(path).stem}]({path})"
-            if (folder.parent / path).is_file()
-            else f"{Path(path).stem} *{OPEN}*"
-            for path in paths
-        ]
-        lines.append(
-            f"| {body['desc']} | [{notebook}](notebooks/{notebook}.ipynb) | studies/dvc.yaml:{name} | "
-            f"{', '.join(found) or '–'} |"
-        )
-    return "\n".join(lines)

@@ -1,0 +1,165 @@
+"""README.md and the pages of docs/: templates filled from results, and their checks."""
+
+import ast
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from companion.report import capabilities, claims, findings, questions, rendering
+from companion.report.evidence import Reader, by_file
+from companion.report.results import (
+    ARM_NAMES,
+    ARMS,
+    SAMPLERS,
+    build_summary,
+    over_unguided,
+    paper_ratios,
+)
+from nag.rivals.methods import METHODS
+from nag.support.files import atomic
+from nag.support.paths import DATA, ROOT
+
+FAMILIES = ("sit", "dit")
+README = "README.md"
+PAGES = {
+    README: "The project in five minutes",
+    "docs/README.md": "All pages",
+    "docs/results.md": "Results in full, with intervals and protocols",
+    "docs/claims.md": "The paper's nine claims: full verdicts and their evidence",
+    "docs/findings.md": "What we found beyond the claims",
+    "docs/questions.md": "The ten questions that the paper leaves open",
+    "docs/rivals.md": "Rivals: corrections of exposure bias and other guidance, with their costs",
+    "docs/overhead.md": "What every arm costs in evaluations, time, memory and training",
+    "docs/capabilities.md": "What this project and seven others can do",
+    "docs/studies.md": "The studies: stages, notebooks, networks, minutes",
+    "docs/reproduce.md": "How to reproduce: verbs, pipelines, figures, costs, limits",
+    "docs/module_map.md": "Where everything is in the code",
+    "docs/benchmarks.md": "Speed of training and sampling",
+    "docs/glossary.md": "Words and symbols",
+}
+LINES, CELL = 200, 160  # of the README; characters of a table's cell
+UNWANTED = re.compile(
+    r"not told apart|bias off|\btold\b|\bmend(?:ed|s)?\b|\banew\b|holds zero|unless told"
+    r"|is no [a-z]+ (?:of|for|file)"
+)
+
+
+def notebooks(path: Path = DATA / "notebooks.yaml") -> list[dict]:
+    """Every notebook with what it is about, its pipeline, stage, minutes, figures and questions."""
+    rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return [{"kept": False, "questions": []} | row for row in rows]
+
+
+def modules(root: Path = ROOT) -> dict[str, list[tuple[str, str]]]:
+    """{room: [(file, first sentence of its docstring)]} of `nag` and `companion`."""
+    rooms: dict[str, list[tuple[str, str]]] = {}
+    for package in ("nag", "companion"):
+        for path in sorted((root / package).rglob("*.py")):
+            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            if text:
+                file = path.relative_to(root).as_posix()
+                first = " ".join(text.split("\n\n")[0].split())
+                rooms.setdefault(str(PurePosixPath(file).parent), []).append((file, first))
+    return rooms
+
+
+def _facts(reader: Reader) -> dict:
+    """What the templates of pages may use; see companion/report/templates."""
+    answers = reader.content("studies/answers.json")
+    summary = build_summary(reader, FAMILIES)
+    overhead = reader.content("results/metrics/overhead.json")
+    rows = claims.ledger(reader, FAMILIES, answers)
+    rows += questions.questions(reader, answers, questions.own_answers(reader, FAMILIES))
+    rows += findings.findings(reader)
+    bench = reader.root / "results" / "bench.json"
+    return {
+        "arm_names": ARM_NAMES,
+        "arms": ARMS,
+        "auto": {f: reader.content(f"results/metrics/auto-{f}.json") for f in FAMILIES},
+        "bench": reader.content("results/bench.json") if bench.is_file() else None,
+        "capabilities": capabilities,
+        "families": FAMILIES,
+        "ledger": {row["id"]: row for row in rows},
+        "memory": questions.memories(overhead),
+        "methods": {name: method.label for name, method in METHODS.items()},
+        "modules": modules(),
+        "notebooks": notebooks(),
+        "overhead": overhead,
+        "pages": PAGES,
+        "paper": paper_ratios(),
+        "ratios": over_unguided(summary),
+        "ratios_corrected": over_unguided(summary, "fd_inf"),
+        "rivals": [
+            reader.content(f"studies/results/metrics/{name}.json")
+            for name in ("rivals", "rivals-sde")
+        ],
+        "samplers": SAMPLERS,
+        "summary": summary,
+    }
+
+
+def render(reader: Reader) -> dict[str, str]:
+    """{path: text} of all PAGES.
+
+    Raises FileNotFoundError for a missing result, figure or linked file, KeyError for a missing
+    number, jinja2.UndefinedError for a name that a template misspells."""
+    environment, facts = rendering.environment(reader), _facts(reader)
+
+    def page(path: str) -> str:
+        folder = PurePosixPath(path).parent
+
+        def to(target: str) -> str:
+            """The relative address of a file of the repository on this page."""
+            file = target.partition("#")[0]
+            if file not in PAGES and not (reader.root / file).exists():
+                raise FileNotFoundError(f"{path} links to {file}, which does not exist")
+            return os.path.relpath(target, folder)
+
+        def evidence(places: list, depth: int | None = None) -> str:
+            return "; ".join(
+                f"[{PurePosixPath(file).stem}]({to(file)}) {', '.join(f'`{key}`' for key in keys)}"
+                for file, keys in by_file(places, depth).items()
+            )
+
+        template = environment.get_template(f"pages/{path}.j2")
+        return template.render(to=to, evidence=evidence, **facts)
+
+    return {path: page(path) for path in PAGES}
+
+
+def cells(text: str) -> Iterator[str]:
+    """The cells of all tables of a Markdown page."""
+    for line in text.splitlines():
+        if line.startswith("|"):
+            yield from (part.strip() for part in line.strip("|").split("|"))
+
+
+def faults(pages: dict[str, str]) -> list[str]:
+    """What is wrong with the pages' form, one sentence each; empty if nothing is."""
+    found = []
+    for path, text in pages.items():
+        words = sorted({match[0] for match in UNWANTED.finditer(text)})
+        if words:
+            found.append(f"{path} has {words}: reword the template or the answer it is from")
+    readme = pages[README]
+    if (lines := len(readme.splitlines())) > LINES:
+        found.append(f"{README} has {lines} lines, at most {LINES}: move something to docs/")
+    found += [
+        f"{README} has a cell of {len(text)} characters, at most {CELL}: {text[:60]}..."
+        for text in cells(readme)
+        if len(text) > CELL
+    ]
+    return found
+
+
+def write() -> None:
+    """Write all pages; raises ValueError if one has faults, and then writes none."""
+    pages = render(Reader())
+    if found := faults(pages):
+        raise ValueError("\n".join(found))
+    for path, text in pages.items():
+        with atomic(ROOT / path) as part:
+            part.write_text(text, encoding="utf-8")

@@ -1,0 +1,137 @@
+"""README.md and docs/ are current and well formed; links lead somewhere, and the code runs."""
+
+import re
+from pathlib import PurePosixPath
+
+import pytest
+import torch
+import yaml
+
+from companion.report import __main__ as command
+from companion.report import pages
+from companion.report.evidence import Reader
+from companion.report.results import committed
+from nag.support.paths import ROOT
+
+TEXTS = {path: (ROOT / path).read_text(encoding="utf-8") for path in pages.PAGES}
+
+
+@pytest.fixture(scope="module")
+def made():
+    return pages.render(Reader())
+
+
+def test_pages_are_current(made):
+    """With the results as they are or as committed: `make repro` may change last digits."""
+    stale = [path for path, text in made.items() if text != TEXTS[path]]
+    if stale:
+        of_commit = pages.render(Reader(committed))
+        stale = [path for path in stale if of_commit[path] != TEXTS[path]]
+    assert stale == [], "run `make docs` and commit the pages"
+
+
+def test_pages_have_no_faults():
+    assert pages.faults(TEXTS) == []
+
+
+def test_faults_are_found():
+    long = "x\n" * (pages.LINES + 1) + f"| {'y' * (pages.CELL + 1)} | z |\n"
+    found = pages.faults({"README.md": long, "docs/a.md": "It is not told apart, bias off."})
+    assert len(found) == 3
+    assert "docs/a.md" in found[0] and "'bias off'" in found[0] and "'told'" not in found[0]
+    assert "202 lines" in found[1] and f"{pages.CELL + 1} characters" in found[2]
+
+
+def test_nothing_stands_in_docs_that_is_not_made():
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")} == {
+        path for path in pages.PAGES if path.startswith("docs/")
+    }
+
+
+@pytest.mark.parametrize("path", pages.PAGES)
+def test_links_lead_somewhere(path):
+    folder = (ROOT / path).parent
+    targets = re.findall(r'\]\(((?!http)[^) ]+)[^)]*\)|src="([^"]+)"', TEXTS[path])
+    for target in (link or image for link, image in targets):
+        file, _, anchor = target.partition("#")
+        there = folder / file if file else ROOT / path
+        assert there.exists(), f"{path} links to {target}, which does not exist"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", there.read_text(encoding="utf-8"), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("path", pages.PAGES)
+def test_rows_of_a_table_have_equal_numbers_of_cells(path):
+    table = []
+    for line in [*TEXTS[path].splitlines(), ""]:
+        if line.startswith("|"):
+            table.append(len(re.findall(r"(?<!\\)\|", line)))
+        elif table:
+            assert len(set(table)) == 1 and len(table) > 2, f"{path}: {line or 'a table'}"
+            table = []
+
+
+def test_five_lines_of_python():
+    code = re.search(r"```python\n(.*?)```", TEXTS["README.md"], re.S).group(1)
+    lines = [
+        line
+        for line in code.splitlines()
+        if line.strip() and not line.startswith(("import", "from", "#"))
+    ]
+    assert len(lines) <= 5
+    scope = {}
+    exec(code, scope)
+    images = scope["images"]
+    assert images.shape[1:] == (1, 28, 28) and torch.isfinite(images).all() and images.std() > 0.3
+
+
+def test_every_notebook_is_on_the_map_with_its_stage_and_figures():
+    rows = pages.notebooks()
+    assert [row["notebook"] for row in rows] == sorted(
+        path.stem for path in (ROOT / "notebooks").glob("*.ipynb")
+    )
+    plans = {
+        file: yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))["stages"]
+        for file in {row["pipeline"] for row in rows} - {None}
+    }
+    for row in rows:
+        assert all((ROOT / figure).is_file() for figure in row["figures"]), row["notebook"]
+        if row["pipeline"]:
+            stage = plans[row["pipeline"]][row["stage"]]
+            assert f"notebooks/{row['notebook']}.ipynb" in stage.get("do", stage)["cmd"]
+
+
+def test_every_module_with_a_docstring_is_on_the_map(tmp_path):
+    (tmp_path / "nag/room").mkdir(parents=True)
+    (tmp_path / "nag/room/a.py").write_text('"""What a\nis.\n\nMore."""\n')
+    (tmp_path / "nag/room/__init__.py").write_text("")
+    assert pages.modules(tmp_path) == {"nag/room": [("nag/room/a.py", "What a is.")]}
+    rooms = pages.modules()
+    assert "nag/samplers" in rooms and "companion/report" in rooms
+    assert all(PurePosixPath(file).parent == PurePosixPath(room)
+               for room, found in rooms.items() for file, _ in found)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (FileNotFoundError("no results at x"), "docs: no results at x"),
+        (KeyError("a.json has nothing under 'k'"), "docs: a.json has nothing under 'k'"),
+        (ValueError("README.md has 300 lines"), "docs: README.md has 300 lines"),
+    ],
+)
+def test_the_command_fails_with_one_clear_sentence(monkeypatch, error, message):
+    def fail():
+        raise error
+
+    monkeypatch.setitem(command.VERBS, "docs", fail)
+    with pytest.raises(SystemExit) as raised:
+        command.main(["docs"])
+    assert raised.value.code == message
+
+
+@pytest.mark.parametrize("arguments", [[], ["nothing"], ["docs", "more"]])
+def test_the_command_says_what_it_can_do(arguments):
+    with pytest.raises(SystemExit, match="usage: .*\n  docs "):
+        command.main(arguments)
