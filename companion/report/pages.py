@@ -71,18 +71,20 @@ def _facts(reader: Reader) -> dict:
     answers = reader.content("studies/answers.json")
     summary = build_summary(reader, FAMILIES)
     overhead = reader.content("results/metrics/overhead.json")
-    rows = claims.ledger(reader, FAMILIES, answers)
-    rows += questions.questions(reader, answers, questions.own_answers(reader, FAMILIES))
-    rows += findings.findings(reader)
+    own = questions.own_answers(reader, FAMILIES)
+    ledger = {
+        "claims": claims.ledger(reader, FAMILIES, answers),
+        "questions": questions.questions(reader, answers, own),
+        "findings": findings.findings(reader),
+    }
     bench = reader.root / "results" / "bench.json"
-    return {
+    return {kind: {row["id"]: row for row in rows} for kind, rows in ledger.items()} | {
         "arm_names": ARM_NAMES,
         "arms": ARMS,
         "auto": {f: reader.content(f"results/metrics/auto-{f}.json") for f in FAMILIES},
         "bench": reader.content("results/bench.json") if bench.is_file() else None,
         "capabilities": capabilities,
         "families": FAMILIES,
-        "ledger": {row["id"]: row for row in rows},
         "memory": questions.memories(overhead),
         "methods": {name: method.label for name, method in METHODS.items()},
         "modules": modules(),
