@@ -10,7 +10,7 @@ arXiv 2510.12497. Where each formula of the paper is:
 | classifier-based NAG, s(x|t) + w grad log g_phi(t|x) | `classifier_noise_awareness` |
 | NAG and CFG together | `GuidedField` with two terms |
 | noise-condition dropout | `denoising_loss` |
-| posterior p(t|x) of a state's noise level, and its KDE over images | `posterior`, `posterior_kde` |
+| posterior p(t|x) of a state's noise level; its KDE over images | `posterior`, `posterior_kde` |
 | noise shift delta = t' - t | `noise_shift`, `measure_shift` |
 | Statement 1, sigma_{t+delta}^2 = sigma_t^2 + sigma_e^2 | `statement_1` |
 | Domain Guidance | `domain` |
@@ -32,7 +32,7 @@ from nag.guidance import (
 from nag.interpolant import add_noise, convert
 from nag.models import DiT, ModelConfig
 from nag.samplers.multistep import dpmpp_2m, unipc
-from nag.samplers.one_step import ddim, ddpm, euler, euler_maruyama, heun
+from nag.samplers.one_step import ddim, euler, euler_maruyama, heun
 from nag.samplers.registry import SAMPLERS, last, time_grid
 from nag.samplers.time_grids import uniform
 from nag.shift import (
@@ -64,7 +64,6 @@ __all__ = [
     "ImageNoise",
     "SAMPLERS",
     "ddim",
-    "ddpm",
     "dpmpp_2m",
     "euler",
     "euler_maruyama",

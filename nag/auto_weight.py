@@ -1,9 +1,8 @@
-"""The NAG weight without a sweep: what makes sampled states look as noisy as forward states do, by
-g_phi alone.
+"""The NAG weight without a sweep: the w at which sampled states look as noisy as forward states.
 
-The paper leaves w open. Here a small batch is sampled, g_phi (`judge`) reads its states, and w is
-where a statistic of the reading equals that of forward states: its mean over images (the noise
-shift) or its spread. No image metric is in the loop."""
+The paper leaves w open. Here a small batch is sampled, the estimator g_phi reads the noise level of
+its states, and w is where a statistic of the reading equals that of forward states: its mean over
+images (the noise shift) or its spread. No image metric is in the loop."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nag.guidance import GuidedField, Term, noise_awareness
-from nag.samplers.registry import SAMPLERS, resolve
+from nag.guidance import GuidedField, Network, Term, noise_awareness
+from nag.samplers.one_step import Noise
+from nag.samplers.registry import STEPS, resolve
 from nag.shift import is_late
 
-ONE_STEP = ("euler", "euler_maruyama", "ddpm", "ddim", "ddim_eta1")
-Judge = Callable[[Tensor], Tensor]
+Estimator = Callable[[Tensor], Tensor]  # states (B, C, H, W) to their noise levels (B,)
 
 
 def excess(levels: np.ndarray, control: np.ndarray, times: np.ndarray) -> dict[str, float]:
@@ -70,74 +69,52 @@ class ScheduledArm:
 
 @torch.inference_mode()
 def weight_schedule(
-    net: Callable,
-    judge: Judge,
+    net: Network,
+    estimator: Estimator,
     control: np.ndarray,
     times: Tensor,
     labels: Tensor,
-    noise: Callable,
+    noise: Noise,
     *,
     sampler: str = "ode",
     largest: float = 4.0,
     nodes: int = 9,
     precision: str = "fp32",
 ) -> tuple[list[float], list[float]]:
-    """w(t) that nulls the noise shift step by step, in one pass of a batch: (times (K,), weights
-    (K,)) for `stepwise`.
+    """w(t) that nulls the noise shift step by step: (times (K,), weights (K,)) for `stepwise`.
 
-    A step of a one-evaluation sampler is affine in w, so all w are tried at the price of one: the
-    next state is read by the judge at `nodes` weights in [0, `largest`], and the crossing of the
-    mean level with that of forward states, control (M', K + 1) read at `times` (K + 1,), is taken.
-    Costs 3 network evaluations a step and image; the last step, to t = 0, keeps the weight before
-    it. noise(shape) draws (B, *shape); labels (B,); the judge gets states on their device. Raises
-    ValueError for a sampler that is not of one evaluation a step."""
+        mean level of x_0 + w (x_1 - x_0)  =  mean level of forward states at the next time
+
+    x_0 and x_1 are the next states without NAG and with w = 1, from the same noise: a step of a
+    one-evaluation sampler is affine in w, so all w are tried at the price of one. The estimator
+    reads the state at `nodes` weights in [0, `largest`], and the crossing with `control`
+    (M', K + 1), its reading of forward states at `times` (K + 1,), is taken. One pass of a batch,
+    3 network evaluations a step and image; the last step, to t = 0, keeps the weight before it.
+    noise(shape) draws (B, *shape); labels (B,). Raises ValueError for a sampler that is not of one
+    evaluation a step."""
     c = net.config
     name = resolve(sampler, c.path)
-    if name not in ONE_STEP:
+    if name not in STEPS:
         raise ValueError(
-            f"{name} has a memory or several evaluations a step, which this calibration cannot follow: choose one "
-            f"of {ONE_STEP}"
+            f"{name} has a memory or several evaluations a step, which this calibration cannot "
+            f"follow: choose one of {list(STEPS)}"
         )
-    solver = SAMPLERS[name]
-    plain, guided = (
-        GuidedField(net, labels, (), precision),
-        GuidedField(net, labels, [noise_awareness(1.0)], precision),
-    )
+    step = STEPS[name]
+    plain = GuidedField(net, labels, [], precision)
+    guided = GuidedField(net, labels, [noise_awareness(1.0)], precision)
     x = noise((c.channels, c.input_size, c.input_size))
     tried, chosen = np.linspace(0, largest, nodes), []
     for k, (t, s) in enumerate(pairwise(times.tolist())):
-        fresh = noise(x.shape[1:])
-        v, pushed = plain(x, t), guided(x, t)
-        base, ahead = (
-            _step(solver, x, field, plain.fraction, times[k : k + 3], fresh, c.path)
-            for field in (v, pushed)
+        fresh, last = noise(x.shape[1:]), s == times[-1]
+        x_0, x_1 = (
+            step(field, x, t, s, lambda shape, fresh=fresh: fresh, c.path, last)
+            for field in (plain, guided)
         )
         if s > 0:
-            means = [float(judge(base + w * (ahead - base)).mean()) for w in tried]
-            chosen.append(
-                null_weight(tried.tolist(), [m - control[:, k + 1].mean() for m in means])[0]
-            )
+            means = [float(estimator(x_0 + w * (x_1 - x_0)).mean()) for w in tried]
+            excesses = [mean - control[:, k + 1].mean() for mean in means]
+            chosen.append(null_weight(tried.tolist(), excesses)[0])
         else:
             chosen.append(chosen[-1])
-        x = base + chosen[-1] * (ahead - base)
+        x = x_0 + chosen[-1] * (x_1 - x_0)
     return times[:-1].tolist(), chosen
-
-
-def _step(
-    solver: Callable,
-    x: Tensor,
-    v: Tensor,
-    fraction: Tensor | None,
-    times: Tensor,
-    fresh: Tensor,
-    path: str,
-) -> Tensor:
-    """One step of a solver from x with a velocity that is known, and known noise."""
-
-    def field(x: Tensor, t: float) -> Tensor:
-        return v
-
-    field.fraction = fraction
-    states = solver(field, x, times, lambda shape: fresh, path)
-    next(states)
-    return next(states)[0]

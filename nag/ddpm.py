@@ -5,6 +5,8 @@ Levels are times of any path, 1 >= t > s >= 0; with path "ddpm", level i of 0...
 1)/1000."""
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +21,32 @@ def learns_variance(config: object) -> bool:
     too, never trained.
     """
     return getattr(config, "learn_sigma", False) and config.path == "ddpm"
+
+
+class Prediction(NamedTuple):
+    """A prediction (B, C, H, W) and, where the variance is learned, `fraction`.
+
+    The fraction (B, C, H, W), about in [0, 1], is the place of the step's log variance in DiT's
+    range (`log_variance`); None where nothing is learned."""
+
+    mean: Tensor
+    fraction: Tensor | None = None
+
+
+@runtime_checkable
+class VarianceField(Protocol):
+    """A velocity field field(x, t) -> v that can also say its learned variance."""
+
+    def __call__(self, x: Tensor, t: float, /) -> Tensor: ...
+
+    def with_variance(self, x: Tensor, t: float, /) -> Prediction: ...
+
+
+def with_variance(field: Callable[[Tensor, float], Tensor], x: Tensor, t: float) -> Prediction:
+    """v at x and t of any velocity field, with its learned variance if it is a `VarianceField`."""
+    if isinstance(field, VarianceField):
+        return field.with_variance(x, t)
+    return Prediction(field(x, t))
 
 
 def discretise(u: Tensor) -> Tensor:

@@ -1,21 +1,48 @@
-"""Every guidance is one formula: d = f(x,t,c) + sum_k w_k(t) (f(x,t,c) - f_k), with a named
-negative f_k.
+"""Every guidance is one formula, a sum of directions away from named negatives f_k:
 
-Classifier-based NAG alone adds a gradient to the score instead. Shapes: x (B, C, H, W), t a number
-or (B,), labels (B,). A network is any callable net(x, t, y, drop_noise) with `config`. Weights on
-differences sum to one, so mixing v, eps, x0 or scores is the same; the sum is taken in float32."""
+    d = f(x, t, c) + sum_k w_k(t) (f(x, t, c) - f_k)                      (`guide`)
+
+NAG drops the noise level (f_k = f(x, -, c)), CFG the class, Domain Guidance takes the pre-trained
+network. NAG + CFG is the sum of both terms (arXiv 2510.12497, Sec. 4). Classifier-based NAG adds a
+gradient to the score instead.
+
+Shapes: x (B, C, H, W), t a number or (B,), labels (B,). The weights of f and all f_k sum to one, so
+mixing v, eps, x0 or scores is the same; the sum is taken in float32."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from nag.ddpm import learns_variance
+from nag.ddpm import Prediction, learns_variance
 from nag.interpolant import convert, from_score
 from nag.support.device import autocast, resolve_precision
 
 Weight = float | Callable[[float], float]
+
+
+class Network(Protocol):
+    """What is guided: net(x, t (B,), y (B,), drop_noise (B,)) -> (B, C, H, W), t = 1 noise.
+
+    `config` says `prediction` ("v", "eps" or "x0"), `path` and `classes`, the index of no class. A
+    network that learns its variance takes full=True too (nag.ddpm)."""
+
+    @property
+    def config(self) -> Any: ...
+
+    def __call__(
+        self, x: Tensor, t: Tensor, y: Tensor, drop_noise: Tensor, /, **options: Any
+    ) -> Tensor: ...
+
+
+class Branch(NamedTuple):
+    """One evaluation of a network: which of its two conditions are dropped."""
+
+    net: Network
+    drop_class: bool = False
+    drop_noise: bool = False
 
 
 @dataclass(frozen=True)
@@ -25,18 +52,18 @@ class Term:
     The negative is the network (or `net`, another one) with its class and/or noise condition
     dropped; with a `gradient` (x, t) -> (B, C, H, W) there is none, and the weighted gradient is
     added to the score. `interval` is the closed range of t in [0, 1] in which it acts; `channels`
-    the number of leading channels guided, None for all."""
+    the number of leading channels guided, None for all. Raises ValueError for another interval."""
 
     name: str
     weight: Weight
     drop_class: bool = False
     drop_noise: bool = False
-    net: Callable | None = None
+    net: Network | None = None
     interval: tuple[float, float] = (0.0, 1.0)
     channels: int | None = None
-    gradient: Callable | None = None
+    gradient: Callable[[Tensor, float | Tensor], Tensor] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         low, high = self.interval
         if not 0 <= low <= high <= 1:
             raise ValueError(
@@ -49,45 +76,66 @@ class Term:
             return 0.0
         return float(self.weight(t) if callable(self.weight) else self.weight)
 
+    def negative(self, net: Network) -> Branch:
+        """The evaluation that gives f_k when `net` is guided."""
+        return Branch(net if self.net is None else self.net, self.drop_class, self.drop_noise)
 
-def noise_awareness(weight: Weight, **where) -> Term:
-    """Classifier-free NAG (the paper's method): the negative is the same network with its noise
-    condition dropped.
-    """
+
+def noise_awareness(weight: Weight, **where: Any) -> Term:
+    """Classifier-free NAG, the paper's method (arXiv 2510.12497, Sec. 4).
+
+        s_w(x|t) = (w + 1) s(x|t) - w s(x) = s(x|t) + w (s(x|t) - s(x))
+
+    s(x) is the same network with its noise condition dropped; w = 0 is no guidance. Together with
+    CFG, s(x|t,c) + w_nag (s(x|t,c) - s(x|-,c)) + w_cfg (s(x|t,c) - s(x|t,-)): give both terms to
+    `GuidedField`."""
     return Term("nag", weight, drop_noise=True, **where)
 
 
 def classifier_noise_awareness(
     weight: Weight,
-    log_prob_gradient: Callable,
+    log_prob_gradient: Callable[[Tensor, float | Tensor], Tensor],
     interval: tuple[float, float] = (0.0, 0.95),
-    **where,
+    **where: Any,
 ) -> Term:
-    """Classifier-based NAG (the paper, Sec. 4): adds w grad_x log g_phi(t | x), given as
-    log_prob_gradient(x, t).
+    """Classifier-based NAG (arXiv 2510.12497, Sec. 4), with log_prob_gradient(x, t) of g_phi(t|x).
+
+        s(x|t) + w grad_x log g_phi(t|x)
 
     The interval ends below 1, since a change of score is an unbounded change of v at pure noise.
     """
     return Term("nag-classifier", weight, gradient=log_prob_gradient, interval=interval, **where)
 
 
-def classifier_free(scale: float, **where) -> Term:
-    """Classifier-free guidance (Ho & Salimans, 2022); `scale` as in DiT and SiT, 1 is no guidance."""
+def classifier_free(scale: float, **where: Any) -> Term:
+    """Classifier-free guidance (Ho & Salimans, 2022); scale 1 is no guidance, as in DiT and SiT.
+
+    s(x|t,-) + scale (s(x|t,c) - s(x|t,-)), which is the one formula with w = scale - 1."""
     return Term("cfg", scale - 1, drop_class=True, **where)
 
 
-def domain(scale: float, pretrained: Callable, **where) -> Term:
-    """Domain Guidance (Zhong et al., 2025): the negative is the pre-trained network with its class
-    dropped.
-    """
+def domain(scale: float, pretrained: Network | None, **where: Any) -> Term:
+    """Domain Guidance of a fine-tuned network (Zhong et al., 2025; with NAG in arXiv 2510.12497).
+
+        s(x|t,c) + w (s(x|t,c) - s_0(x|t)),   w = scale - 1
+
+    The negative s_0 is the pre-trained network with its class dropped."""
     return Term("dog", scale - 1, drop_class=True, net=pretrained, **where)
 
 
-def autoguidance(scale: float, weaker: Callable, **where) -> Term:
-    """Autoguidance (Karras et al., 2024): the negative is a weaker network under the same
-    conditions.
-    """
+def autoguidance(scale: float, weaker: Network, **where: Any) -> Term:
+    """Autoguidance (Karras et al., 2024), away from a weaker network under the same conditions.
+
+    s(x|t,c) + (scale - 1) (s(x|t,c) - s_weaker(x|t,c))."""
     return Term("autoguidance", scale - 1, net=weaker, **where)
+
+
+def guide(f: Tensor, directions: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """The one formula, d = f + sum_k w_k g_k, with the directions g_k = f - f_k (B, C, H, W)."""
+    d = f
+    for w, g in directions:
+        d = d + w * g
+    return d
 
 
 def _check_times(t: Tensor, terms: Sequence[Term]) -> None:
@@ -100,101 +148,101 @@ def _check_times(t: Tensor, terms: Sequence[Term]) -> None:
             callable(term.weight) or any(low < edge < high for edge in term.interval)
         ):
             raise ValueError(
-                f"{term.name}: its weight changes within the batch's times {low:.3g} to {high:.3g}, so an image "
-                "would depend on its batch: use a constant weight over all of them, or one time for all"
+                f"{term.name}: its weight changes within the batch's times {low:.3g} to "
+                f"{high:.3g}, so an image would depend on its batch: use a constant weight over "
+                "all of them, or one time for all"
             )
 
 
 @dataclass
 class GuidedField:
-    """A velocity field field(x, t) -> v for samplers, made of a network, labels and guidance terms.
+    """A velocity field field(x, t) -> v for samplers: a network, labels (B,) and guidance terms.
 
     Terms whose weight is zero at t are not evaluated; what is left runs as one batch for each
     network. `nfe` counts network evaluations per image so far, `calls` the calls. x may be float64;
-    the network sees float32, or bf16 by autocast. For a network that learns its variance,
-    `fraction` (B, C, H, W) in about [0, 1] is that of the last call, noise level and class given
-    (DiT's range, see nag.ddpm). Where t is (B,), the weights must be the same for all. Raises
-    ValueError for a second network of another path."""
+    the network sees float32, or bf16 by autocast. Where t is (B,), the weights must be the same for
+    all. Raises ValueError for a second network of another path."""
 
-    net: Callable
+    net: Network
     labels: Tensor
     terms: Sequence[Term] = ()
     precision: str = "fp32"
     nfe: int = field(default=0, init=False)
     calls: int = field(default=0, init=False)
-    fraction: Tensor | None = field(default=None, init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        own = self.net.config.path
         for term in self.terms:
-            if self._negative(term).config.path != self.net.config.path:
+            other = term.negative(self.net).net.config.path
+            if other != own:
                 raise ValueError(
-                    f"{term.name}: its network is of the path {term.net.config.path!r}, the guided one of "
-                    f"{self.net.config.path!r}: both must be of one path"
+                    f"{term.name}: its network is of the path {other!r}, the guided one of "
+                    f"{own!r}: both must be of one path"
                 )
-
-    def _negative(self, term: Term) -> Callable:
-        return self.net if term.net is None else term.net
-
-    def predict(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """The guided prediction in the network's own terms (v, eps or x0), float32 (B, C, H, W)."""
-        kind, path = self.net.config.prediction, self.net.config.path
-        place = float(t.mean()) if isinstance(t, Tensor) else t
-        active = [(term, w) for term in self.terms if (w := term.at(place)) != 0]
-        if isinstance(t, Tensor) and t.ndim:
-            _check_times(t, self.terms)
-        branches = [(self.net, False, False)] + [
-            (self._negative(term), term.drop_class, term.drop_noise)
-            for term, _ in active
-            if not term.gradient
-        ]
-        unique = list(dict.fromkeys(branches))
-        outputs = {}
-        for net in dict.fromkeys(branch[0] for branch in unique):
-            mine = [branch for branch in unique if branch[0] is net]
-            found = self._evaluate(net, x, t, mine)
-            if net.config.prediction != kind:
-                found = [
-                    convert(f, x.float(), t, net.config.prediction, kind, net.config.path)
-                    for f in found
-                ]
-            outputs.update(zip(mine, found, strict=True))
-        self.nfe, self.calls = self.nfe + len(unique), self.calls + 1
-        plain = guided = outputs[branches[0]]
-        for term, weight in active:
-            if term.gradient:
-                difference = weight * from_score(term.gradient(x.float(), t), t, kind, path)
-            else:
-                difference = weight * (
-                    plain - outputs[self._negative(term), term.drop_class, term.drop_noise]
-                )
-            if term.channels is not None:
-                difference[:, term.channels :] = 0
-            guided = guided + difference
-        return guided
 
     def __call__(self, x: Tensor, t: float | Tensor) -> Tensor:
-        config = self.net.config
-        return convert(self.predict(x, t).to(x.dtype), x, t, config.prediction, "v", config.path)
+        return self.with_variance(x, t).mean
+
+    def with_variance(self, x: Tensor, t: float | Tensor) -> Prediction:
+        """The guided velocity of x's dtype, and the learned variance (None if there is none)."""
+        config, (mean, fraction) = self.net.config, self.predict(x, t)
+        v = convert(mean.to(x.dtype), x, t, config.prediction, "v", config.path)
+        return Prediction(v, fraction)
+
+    def predict(self, x: Tensor, t: float | Tensor) -> Prediction:
+        """The guided prediction in the network's own terms (v, eps or x0), float32 (B, C, H, W).
+
+        The variance is that of the branch with both conditions, as DiT has it."""
+        if isinstance(t, Tensor) and t.ndim:
+            _check_times(t, self.terms)
+        place = float(t.mean()) if isinstance(t, Tensor) else t
+        active = [(w, term) for term in self.terms if (w := term.at(place)) != 0]
+        plain = Branch(self.net)
+        negatives = [term.negative(self.net) for _, term in active if not term.gradient]
+        found = self._evaluate(x, t, list(dict.fromkeys([plain, *negatives])))
+        directions = [(w, self._direction(term, x, t, found)) for w, term in active]
+        return Prediction(guide(found[plain].mean, directions), found[plain].fraction)
+
+    def _direction(
+        self, term: Term, x: Tensor, t: float | Tensor, found: dict[Branch, Prediction]
+    ) -> Tensor:
+        """g_k: f - f_k, or the change of f that adding the term's gradient to the score makes."""
+        if term.gradient:
+            config = self.net.config
+            g = from_score(term.gradient(x.float(), t), t, config.prediction, config.path)
+        else:
+            g = found[Branch(self.net)].mean - found[term.negative(self.net)].mean
+        if term.channels is not None:
+            g[:, term.channels :] = 0
+        return g
+
+    def _evaluate(
+        self, x: Tensor, t: float | Tensor, branches: list[Branch]
+    ) -> dict[Branch, Prediction]:
+        """What each branch predicts, in the terms of the guided network; one call per network."""
+        self.nfe, self.calls = self.nfe + len(branches), self.calls + 1
+        kind, found = self.net.config.prediction, {}
+        for net in dict.fromkeys(branch.net for branch in branches):
+            mine, c = [branch for branch in branches if branch.net is net], net.config
+            for branch, (mean, fraction) in zip(mine, self._run(net, x, t, mine), strict=True):
+                mean = convert(mean, x.float(), t, c.prediction, kind, c.path)
+                found[branch] = Prediction(mean, fraction)
+        return found
 
     @torch.inference_mode()
-    def _evaluate(
-        self, net: Callable, x: Tensor, t: float | Tensor, branches: list
-    ) -> list[Tensor]:
-        n, size = len(branches), len(x)
-        labels = [
-            torch.full_like(self.labels, net.config.classes) if drop else self.labels
-            for _, drop, _ in branches
-        ]
-        drops = torch.tensor([drop for *_, drop in branches], device=x.device).repeat_interleave(
-            size
-        )
-        times = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(size).repeat(n)
-        options = {"full": True} if learns_variance(net.config) else {}
+    def _run(
+        self, net: Network, x: Tensor, t: float | Tensor, branches: list[Branch]
+    ) -> list[Prediction]:
+        """The branches of one network in one batch of n B rows."""
+        n, null = len(branches), torch.full_like(self.labels, net.config.classes)
+        labels = torch.cat([null if b.drop_class else self.labels for b in branches])
+        drops = torch.tensor([b.drop_noise for b in branches], device=x.device)
+        drops = drops.repeat_interleave(len(x))
+        times = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(len(x)).repeat(n)
+        learned = learns_variance(net.config)
+        options = {"full": True} if learned else {}
         with autocast(x.device, resolve_precision(self.precision, x.device)):
-            out = net(
-                x.float().repeat(n, 1, 1, 1), times, torch.cat(labels), drops, **options
-            )  # (n B, C or 2 C, H, W)
-        pred, variance = out.float().tensor_split([x.shape[1]], dim=1)
-        if options and branches[0] == (self.net, False, False):
-            self.fraction = (variance[:size] + 1) / 2
-        return list(pred.chunk(n))
+            out = net(x.float().repeat(n, 1, 1, 1), times, labels, drops, **options)
+        means, variances = out.float().tensor_split([x.shape[1]], dim=1)  # (n B, C, H, W) each
+        fractions = ((variances + 1) / 2).chunk(n) if learned else [None] * n
+        return [Prediction(m, f) for m, f in zip(means.chunk(n), fractions, strict=True)]

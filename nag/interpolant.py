@@ -6,7 +6,6 @@ coefficients broadcast against x (B, ...)."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
@@ -16,7 +15,8 @@ from torch import Tensor
 from nag.support.roots import bisect
 
 PREDICTIONS = ("v", "eps", "x0", "score")
-PURE_NOISE = 1e-6  # with alpha below this nothing is left of x0: neither its scale nor sigma / alpha can be told
+# With alpha below this nothing is left of x0: its scale and sigma / alpha are unknown.
+PURE_NOISE = 1e-6
 
 
 def widest(device: torch.device) -> torch.dtype:
@@ -176,34 +176,3 @@ def convert(
     if target == "v":
         return c.d_alpha * x0 + c.d_sigma * eps
     return {"x0": x0, "eps": eps, "score": -eps / c.sigma}[target]
-
-
-@dataclass
-class _Moved:
-    field: Callable
-    trained: str
-    path: str
-
-    def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
-        c = coefficients(self.path, t, x)
-        there = time_of_ratio((c.sigma / c.alpha).flatten(), self.trained)
-        there = there if isinstance(t, Tensor) and t.ndim else there.item()
-        old = coefficients(self.trained, there, x)
-        scale = ((old.alpha**2 + old.sigma**2) / (c.alpha**2 + c.sigma**2)).sqrt()
-        v = self.field(scale * x, there)
-        x0, eps = (convert(v, scale * x, there, "v", kind, self.trained) for kind in ("x0", "eps"))
-        return c.d_alpha * x0 + c.d_sigma * eps
-
-    def __getattr__(self, name: str):
-        return getattr(self.field, name)
-
-
-def change_path(field: Callable, trained: str, path: str) -> Callable:
-    """The field (x, t) -> v on another path than it was trained on, with the same network and no
-    retraining.
-
-    A state is the other path's at the time of equal sigma / alpha, times a number (Karras et al.,
-    2022); the prediction of x_0 and eps is the same. Where the trained path does not reach that
-    ratio, its own pure noise stands for it. Other attributes (`nfe`, `fraction`) are the inner
-    field's."""
-    return _Moved(field, trained, path)

@@ -1,4 +1,4 @@
-"""What every arm costs beside the unguided one, all measured in one run from the same noise and
+"""What every arm costs next to the unguided one, all measured in one run from the same noise and
 labels.
 
 Costs do not depend on the values of weights, so a second network or a head that nobody has trained
@@ -20,164 +20,61 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from companion.experiments.bench import turns
-from nag.estimator import NoiseEstimator, log_prob_gradient, posterior_mean
-from nag.guidance import (
-    GuidedField,
-    autoguidance,
-    classifier_free,
-    classifier_noise_awareness,
-    noise_awareness,
-)
+from nag.estimator import NoiseEstimator
+from nag.guidance import GuidedField
 from nag.models import DiT, ModelConfig
-from nag.rivals.corrections import (
-    Adjust,
-    by_estimate,
-    by_variance,
-    corrected,
-    epsilon_scaling,
-    noise_level_correction,
-    time_shift,
-)
-from nag.rivals.noise_level_head import LevelHead
+from nag.rivals import methods
+from nag.rivals.methods import METHODS, Parts, Plan, Setting
+from nag.rivals.noise_level_correction import LevelHead
 from nag.samplers.one_step import euler
 from nag.samplers.registry import last
 from nag.samplers.time_grids import uniform
 from nag.support.device import best_device
 from nag.support.rng import ImageNoise
 
-WEIGHT, SCALE = 1.0, 1.5
-INTERVAL = (0.0, 0.7)  # of CFG in REPA's published command (Yu et al., 2025)
 WEAKER_TRAINING = 1 / 16  # of the main network's, in the preset of EDM2-S (Karras et al., 2024)
-WINDOW, CUTOFF = 0.03, 0.3  # of the time-shift sampler's published commands (Li et al., 2024)
-
-
-class Parts(NamedTuple):
-    """The networks of all arms: the main one, autoguidance's smaller one, g_phi, and noise level
-    correction's head.
-    """
-
-    net: DiT
-    weaker: DiT
-    estimator: NoiseEstimator
-    head: LevelHead
 
 
 class Arm(NamedTuple):
-    """How an arm makes its field, field(parts, guided) with guided(*terms) -> GuidedField, and what
-    it needs besides.
+    """A method of nag.rivals.methods at one setting, with NAG of weight w_nag on top.
 
-    With adjust(parts, labels), steps go between corrected noise levels. `branches` is the most rows
-    that an image has in one call of the main network, `trained` the part with a training of its
-    own."""
+    What is not given is the method's own: its published setting, its label and what it needs."""
 
-    label: str
-    field: Callable[[Parts, Callable], Callable] = lambda parts, guided: guided()
-    adjust: Callable[[Parts, Tensor], Adjust] | None = None
-    needs: str = "nothing"
-    parameters: Callable[[Parts], int] = lambda parts: 0
-    trained: str = ""
-    branches: int = 1
+    method: str
+    setting: Setting | None = None
+    w_nag: float = 0.0
+    label: str | None = None
+    needs: str | None = None
 
 
-def size(module: nn.Module) -> int:
-    """Number of parameters, a fixed table of positions among them."""
-    return sum(p.numel() for p in module.parameters())
-
-
-def _vectors(number: int) -> Callable[[Parts], int]:
-    return lambda parts: number * parts.net.config.width
-
-
-def _nag_by_classifier(parts: Parts, guided: Callable) -> Callable:
-    def estimator(x: Tensor) -> Tensor:
-        return parts.estimator(
-            x.view_as(x)
-        )  # FlopCounterMode does not follow a module whose input is a leaf
-
-    return guided(
-        classifier_noise_awareness(WEIGHT, lambda x, t: log_prob_gradient(estimator, x, t))
-    )
-
-
-def _shift_by_estimate(parts: Parts, labels: Tensor) -> Adjust:
-    return time_shift(
-        WINDOW, CUTOFF, "destination", by_estimate(lambda x: posterior_mean(parts.estimator, x))
-    )
-
-
-def _level_correction(parts: Parts, labels: Tensor) -> Adjust:
-    return noise_level_correction(lambda x, t: parts.head(x, t, labels), path=parts.net.config.path)
-
-
+_BY_ESTIMATOR = ("estimator", *METHODS["time-shift"].published[1:])
 ARMS = {
-    "none": Arm("no guidance"),
-    "nag": Arm(
-        "NAG",
-        lambda parts, guided: guided(noise_awareness(WEIGHT)),
-        needs="null noise level, by dropout in training",
-        parameters=_vectors(1),
-        branches=2,
-    ),
-    "cfg": Arm(
-        "CFG",
-        lambda parts, guided: guided(classifier_free(SCALE)),
-        needs="null class, by dropout in training",
-        parameters=_vectors(1),
-        branches=2,
-    ),
-    "cfg+nag": Arm(
-        "CFG + NAG",
-        lambda parts, guided: guided(classifier_free(SCALE), noise_awareness(WEIGHT)),
-        needs="both, by dropout in training",
-        parameters=_vectors(2),
-        branches=3,
-    ),
-    "cfg-interval": Arm(
-        f"CFG, t ≤ {INTERVAL[1]}",
-        lambda parts, guided: guided(classifier_free(SCALE, interval=INTERVAL)),
-        needs="null class, by dropout in training",
-        parameters=_vectors(1),
-        branches=2,
-    ),
-    "nag-classifier": Arm(
-        "NAG by classifier",
-        _nag_by_classifier,
-        needs="estimator of the noise level and its gradient",
-        parameters=lambda parts: size(parts.estimator),
-        trained="estimator",
-    ),
-    "autoguidance": Arm(
-        "autoguidance",
-        lambda parts, guided: guided(autoguidance(SCALE, parts.weaker)),
-        needs="second network, half as wide and deep",
-        parameters=lambda parts: size(parts.weaker),
-        trained="weaker",
-    ),
-    "epsilon-scaling": Arm(
-        "Epsilon Scaling",
-        lambda parts, guided: epsilon_scaling(guided(), 1.005, parts.net.config.path),
-    ),
-    "time-shift": Arm(
-        "Time-Shift",
-        adjust=lambda parts, labels: time_shift(
-            WINDOW, CUTOFF, "destination", by_variance(parts.net.config.path)
-        ),
-    ),
+    "none": Arm("none"),
+    "nag": Arm("nag"),
+    "cfg": Arm("cfg"),
+    "cfg+nag": Arm("cfg", w_nag=1.0, label="CFG + NAG", needs="both, by dropout in training"),
+    "cfg-interval": Arm("cfg-interval", label=f"CFG, t ≤ {METHODS['cfg-interval'].published[-1]}"),
+    "nag-classifier": Arm("nag-classifier"),
+    "autoguidance": Arm("autoguidance", needs="second network, half as wide and deep"),
+    "epsilon-scaling": Arm("epsilon-scaling"),
+    "time-shift": Arm("time-shift", needs=""),
     "time-shift-estimator": Arm(
-        "Time-Shift by estimator",
-        adjust=_shift_by_estimate,
+        "time-shift",
+        _BY_ESTIMATOR,
+        label="Time-Shift by estimator",
         needs="estimator of the noise level",
-        parameters=lambda parts: size(parts.estimator),
-        trained="estimator",
     ),
-    "level-correction": Arm(
-        "Noise Level Correction",
-        adjust=_level_correction,
-        needs="head on the network's first block",
-        parameters=lambda parts: size(parts.head),
-        trained="head",
-    ),
+    "level-correction": Arm("level-correction"),
 }
+
+
+def plan(name: str, parts: Parts) -> Plan:
+    """What to sample with for an arm; raises ValueError for an unknown one."""
+    if name not in ARMS:
+        raise ValueError(f"unknown arm {name!r}: choose one of {list(ARMS)}")
+    arm = ARMS[name]
+    setting = METHODS[arm.method].published if arm.setting is None else arm.setting
+    return methods.plan(arm.method, setting, parts, arm.w_nag)
 
 
 def untrained(config: ModelConfig) -> Parts:
@@ -187,24 +84,38 @@ def untrained(config: ModelConfig) -> Parts:
     half = config.model_copy(
         update={"width": config.width // 2, "depth": max(1, config.depth // 2)}
     )
-    net = DiT(config)
-    parts = Parts(net, DiT(half), NoiseEstimator(config.channels), LevelHead(net))
-    return Parts(*(part.eval().requires_grad_(False).to(best_device()) for part in parts))
-
-
-def _batch(arm: Arm, parts: Parts, seeds: range, steps: int, precision: str) -> Tensor:
-    c, device = parts.net.config, next(parts.net.parameters()).device
-    noise, labels = (
-        ImageNoise(seeds, device),
-        torch.tensor([seed % c.classes for seed in seeds], device=device),
-    )
-    field = arm.field(parts, lambda *terms: GuidedField(parts.net, labels, terms, precision))
-    sampler = euler if arm.adjust is None else partial(corrected, adjust=arm.adjust(parts, labels))
-    return last(
-        sampler(
-            field, noise((c.channels, c.input_size, c.input_size)), uniform(steps), noise, c.path
+    net, weaker, estimator, head = (
+        part.eval().requires_grad_(False).to(best_device())
+        for part in (
+            DiT(config),
+            DiT(half),
+            NoiseEstimator(config.channels),
+            LevelHead(config.width),
         )
     )
+    return Parts(net, {"weaker": weaker}, None, head, estimator, sampler="euler")
+
+
+def modules(parts: Parts) -> dict[str, nn.Module]:
+    """The networks of all arms by name: the main one, autoguidance's smaller one, g_phi, and the
+    head of noise level correction.
+    """
+    found = {"net": parts.net, "weaker": parts.weaker["weaker"]}
+    return found | {"estimator": parts.estimator, "head": parts.head}
+
+
+def _branches(found: Plan) -> int:
+    """The most rows that an image has in one call of the main network."""
+    return 1 + sum(term.net is None and term.gradient is None for term in found.terms)
+
+
+def _batch(found: Plan, seeds: range, steps: int, precision: str) -> Tensor:
+    c, device = found.net.config, next(found.net.parameters()).device
+    noise = ImageNoise(seeds, device)
+    labels = torch.tensor([seed % c.classes for seed in seeds], device=device)
+    field = GuidedField(found.net, labels, found.terms, precision)
+    start = noise((c.channels, c.input_size, c.input_size))
+    return last((found.solver or euler)(field, start, uniform(steps), noise, c.path))
 
 
 def sample(
@@ -219,12 +130,11 @@ def sample(
 
     All images at once, or `network_batch` rows in one call of the network, all branches together.
     Raises ValueError for an unknown arm."""
-    if name not in ARMS:
-        raise ValueError(f"unknown arm {name!r}: choose one of {list(ARMS)}")
-    size = max(1, (network_batch or n_images * ARMS[name].branches) // ARMS[name].branches)
+    found = plan(name, parts)
+    size = max(1, (network_batch or n_images * _branches(found)) // _branches(found))
     return torch.cat(
         [
-            _batch(ARMS[name], parts, range(first, min(first + size, n_images)), steps, precision)
+            _batch(found, range(first, min(first + size, n_images)), steps, precision)
             for first in range(0, n_images, size)
         ]
     )
@@ -236,7 +146,7 @@ def counts(name: str, parts: Parts, steps: int) -> dict:
     `nfe`: evaluations of denoising networks; `other`: passes of the estimator or head; `gflop`:
     10^9 operations of matrix products and convolutions, forward and backward, a multiply-add being
     two."""
-    seen = {part: 0 for part in Parts._fields}
+    seen = dict.fromkeys(modules(parts), 0)
 
     def watch(part: str) -> Callable:
         def hook(module: nn.Module, inputs: tuple, output: object) -> None:
@@ -244,9 +154,7 @@ def counts(name: str, parts: Parts, steps: int) -> dict:
 
         return hook
 
-    handles = [
-        module.register_forward_hook(watch(part)) for part, module in parts._asdict().items()
-    ]
+    handles = [module.register_forward_hook(watch(part)) for part, module in modules(parts).items()]
     try:
         with FlopCounterMode(display=False) as flops:
             sample(name, parts, 1, steps, "fp32")
@@ -328,26 +236,29 @@ def rows(
     images it saw. `images_seen` is a number for "net" and for each part trained apart, None where
     that is unknown, and so is `training`; raises ValueError if one is missing."""
     names = list(ARMS if names is None else names)
-    needed = {"net"} | {ARMS[name].trained for name in names} - {""}
+    plans = {name: plan(name, parts) for name in names}
+    needed = {"net"} | {found.extra for found in plans.values()} - {""}
     if needed - images_seen.keys():
         raise ValueError(
-            f"images_seen lacks {sorted(needed - images_seen.keys())}: give the images that each was trained on"
+            f"images_seen lacks {sorted(needed - images_seen.keys())}: give the images that each "
+            "was trained on"
         )
     timed = seconds(names, parts, n_images, steps, rounds, precision, network_batch)
-    found = []
-    for name in names:
-        arm = ARMS[name]
-        extra = images_seen[arm.trained] if arm.trained else 0
-        found.append(
-            {"arm": name, "label": arm.label}
+    rows = []
+    for name, found in plans.items():
+        arm, method = ARMS[name], METHODS[ARMS[name].method]
+        needs = method.needs if arm.needs is None else arm.needs
+        extra = images_seen[found.extra] if found.extra else 0
+        rows.append(
+            {"arm": name, "label": arm.label or method.label}
             | counts(name, parts, steps)
             | {
                 "seconds": timed[name],
                 "relative": timed[name] / timed[names[0]],
                 "memory": peak_memory(name, parts, n_images, precision),
-                "parameters": arm.parameters(parts),
+                "parameters": found.parameters,
                 "training": None if extra is None else 100 * extra / images_seen["net"],
-                "needs": arm.needs,
+                "needs": needs or "nothing",
             }
         )
-    return found
+    return rows

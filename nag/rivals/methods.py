@@ -1,32 +1,31 @@
-"""Rivals side by side: a method and one setting of it become what `study.arm` samples with, alone
-or with NAG on top.
+"""The register of methods: NAG, its rivals, what each needs, and its published setting.
 
-A setting is a list of numbers and names, as a parameter file writes it. NAG joins any method as one
-more guidance term: what Epsilon Scaling scales, or a correction evaluates at another level, is then
-the guided field."""
+A method and one setting of it become a `Plan`: the network, guidance terms and solver to sample
+with. A setting is a list of numbers and names, as a parameter file writes it. NAG joins any method
+as one more guidance term: what Epsilon Scaling scales, or a correction evaluates at another level,
+is then the guided field."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from nag.auto_weight import ONE_STEP
-from nag.estimator import NoiseEstimator, posterior_mean
-from nag.guidance import Term, autoguidance, classifier_free, noise_awareness
-from nag.models import DiT
-from nag.rivals.corrections import (
-    Level,
-    by_estimate,
-    by_variance,
-    corrected,
-    epsilon_scaling,
-    noise_level_correction,
-    time_shift,
+from nag.estimator import NoiseEstimator, log_prob_gradient, posterior_mean
+from nag.guidance import (
+    Term,
+    autoguidance,
+    classifier_free,
+    classifier_noise_awareness,
+    noise_awareness,
 )
-from nag.rivals.noise_level_head import LevelHead
-from nag.samplers.one_step import State
-from nag.samplers.registry import SAMPLERS, resolve, time_grid
+from nag.models import DiT
+from nag.rivals.corrected_ddim import corrected_ddim
+from nag.rivals.epsilon_scaling import epsilon_scaling
+from nag.rivals.noise_level_correction import LevelHead, noise_excess, noise_level_correction
+from nag.rivals.time_shift import Level, by_estimate, by_variance, time_shift
+from nag.samplers.one_step import Noise, State
+from nag.samplers.registry import SAMPLERS, STEPS, resolve, time_grid
 
 Solver = Callable[..., Iterator[State]]  # of a sampler's signature
 Setting = Sequence[float | str]
@@ -50,7 +49,7 @@ class Parts(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A method with a setting: the arguments of `study.arm`, and what it has beyond the network.
+    """A method with a setting: what to sample with, and what it has beyond the network.
 
     `solver` None is the named sampler; `parameters` counts weights beyond the network's own,
     `extra` names the part that had a training of its own."""
@@ -74,7 +73,7 @@ def epsilon_scaled(scale: float, sampler: str = "ode") -> Solver:
         field: Callable,
         x: Tensor,
         times: Tensor,
-        noise: Callable | None = None,
+        noise: Noise | None = None,
         path: str = "linear",
     ) -> Iterator[State]:
         return SAMPLERS[resolve(sampler, path)](
@@ -88,7 +87,7 @@ def time_shifted(level: Level, mode: str, window: float, cutoff: float) -> Solve
     """Deterministic DDIM whose noise level `level` searches in a window around t (Li et al., ICLR
     2024).
     """
-    return partial(corrected, adjust=time_shift(window, cutoff, mode, level))
+    return partial(corrected_ddim, adjust=time_shift(window, cutoff, mode, level))
 
 
 def level_corrected(
@@ -104,13 +103,13 @@ def level_corrected(
         field: Callable,
         x: Tensor,
         times: Tensor,
-        noise: Callable | None = None,
+        noise: Noise | None = None,
         path: str = "linear",
     ) -> Iterator[State]:
         adjust = noise_level_correction(
             lambda x, t: strength * head(x, t, field.labels), style, path
         )
-        return corrected(field, x, times, noise, path, adjust=adjust)
+        return corrected_ddim(field, x, times, noise, path, adjust=adjust)
 
     return solver
 
@@ -118,7 +117,10 @@ def level_corrected(
 # ---- methods
 
 
-def _existing(part: object, what: str) -> object:
+T = TypeVar("T")
+
+
+def _existing(part: T | None, what: str) -> T:
     if part is None:
         raise ValueError(f"{what} is missing from the parts: give it, or leave this method out")
     return part
@@ -128,16 +130,29 @@ def _deterministic(parts: Parts, what: str) -> None:
     name = resolve(parts.sampler, parts.net.config.path)
     if name not in ("euler", "ddim"):
         raise ValueError(
-            f"{what} steps as DDIM does, not as {name!r}: choose the sampler 'ode', or leave this method out"
+            f"{what} steps as DDIM does, not as {name!r}: choose the sampler 'ode', or leave this "
+            "method out"
         )
 
 
-def _parameters(module: nn.Module) -> int:
+def size(module: nn.Module) -> int:
+    """Number of parameters, a fixed table of positions among them."""
     return sum(p.numel() for p in module.parameters())
 
 
 def _nag(parts: Parts, w: float) -> Plan:
     return with_nag(Plan(parts.net, []), w)
+
+
+def _nag_classifier(parts: Parts, w: float) -> Plan:
+    net = _existing(parts.estimator, "the estimator of NAG by classifier")
+
+    def gradient(x: Tensor, t: float | Tensor) -> Tensor:
+        # A view, since FlopCounterMode does not follow a module whose input is a leaf.
+        return log_prob_gradient(lambda x: net(x.view_as(x)), x, t)
+
+    term = classifier_noise_awareness(w, gradient)
+    return Plan(parts.net, [term], parameters=size(net), extra="estimator")
 
 
 def _cfg(parts: Parts, scale: float, low: float = 0.0, high: float = 1.0) -> Plan:
@@ -148,7 +163,7 @@ def _cfg(parts: Parts, scale: float, low: float = 0.0, high: float = 1.0) -> Pla
 
 def _autoguidance(parts: Parts, weaker: str, scale: float) -> Plan:
     net = _existing(parts.weaker.get(weaker), f"the weaker network {weaker!r} of autoguidance")
-    return Plan(parts.net, [autoguidance(scale, net)], parameters=_parameters(net), extra=weaker)
+    return Plan(parts.net, [autoguidance(scale, net)], parameters=size(net), extra=weaker)
 
 
 def _epsilon_scaling(parts: Parts, scale: float) -> Plan:
@@ -162,7 +177,7 @@ def _time_shift(parts: Parts, level: str, mode: str, window: float, cutoff: floa
         net = _existing(parts.estimator, "the estimator of Time-Shift")
         found = by_estimate(lambda x: posterior_mean(net, x.float()))
         return Plan(
-            parts.net, [], time_shifted(found, mode, window, cutoff), _parameters(net), "estimator"
+            parts.net, [], time_shifted(found, mode, window, cutoff), size(net), "estimator"
         )
     variances = {"variance": 0.0, "data-variance": parts.data_variance}
     if level not in variances:
@@ -177,7 +192,8 @@ def _time_shift(parts: Parts, level: str, mode: str, window: float, cutoff: floa
 def _level_correction(parts: Parts, style: str, strength: float) -> Plan:
     _deterministic(parts, "Noise Level Correction")
     head = _existing(parts.head, "the head of Noise Level Correction")
-    return Plan(parts.net, [], level_corrected(head, style, strength), _parameters(head), "head")
+    solver = level_corrected(partial(noise_excess, head, parts.net), style, strength)
+    return Plan(parts.net, [], solver, size(head), "head")
 
 
 def _input_perturbation(parts: Parts) -> Plan:
@@ -185,39 +201,50 @@ def _input_perturbation(parts: Parts) -> Plan:
 
 
 class Method(NamedTuple):
-    """Label, make(parts, *setting) -> Plan, what the entries of a setting are, and what the method
-    needs.
-    """
+    """What the tables say of a method, and how it is made: make(parts, *setting) -> Plan.
+
+    `entries` names the entries of a setting, `published` is the setting of the method's own paper
+    or code, `needs` what must be trained for it."""
 
     label: str
     make: Callable[..., Plan]
     entries: tuple[str, ...] = ()
     needs: str = ""
+    published: tuple[float | str, ...] = ()
 
 
+_NULL_CLASS = "null class, by dropout in training"
 METHODS = {
     "none": Method("no guidance", lambda parts: Plan(parts.net, [])),
-    "nag": Method("NAG", _nag, ("w",), "null noise level, by dropout in training"),
-    "cfg": Method("CFG", _cfg, ("scale",), "null class, by dropout in training"),
-    "cfg-interval": Method(
-        "CFG in an interval",
-        _cfg,
-        ("scale", "from t", "to t"),
-        "null class, by dropout in training",
+    "nag": Method("NAG", _nag, ("w",), "null noise level, by dropout in training", (1.0,)),
+    "nag-classifier": Method(
+        "NAG by classifier",
+        _nag_classifier,
+        ("w",),
+        "estimator of the noise level and its gradient",
+        (1.0,),
     ),
-    "autoguidance": Method("autoguidance", _autoguidance, ("weaker", "scale"), "second network"),
-    "epsilon-scaling": Method("Epsilon Scaling", _epsilon_scaling, ("lambda",)),
-    "time-shift": Method(
+    "cfg": Method("CFG", _cfg, ("scale",), _NULL_CLASS, (1.5,)),
+    "cfg-interval": Method(  # of REPA's published command (Yu et al., 2025)
+        "CFG in an interval", _cfg, ("scale", "from t", "to t"), _NULL_CLASS, (1.5, 0.0, 0.7)
+    ),
+    "autoguidance": Method(
+        "autoguidance", _autoguidance, ("weaker", "scale"), "second network", ("weaker", 1.5)
+    ),
+    "epsilon-scaling": Method("Epsilon Scaling", _epsilon_scaling, ("lambda",), "", (1.005,)),
+    "time-shift": Method(  # window and cutoff of the published commands (Li et al., 2024)
         "Time-Shift",
         _time_shift,
         ("by", "mode", "window", "cutoff"),
         "at most a noise-level estimator",
+        ("variance", "destination", 0.03, 0.3),
     ),
     "level-correction": Method(
         "Noise Level Correction",
         _level_correction,
         ("style", "strength"),
         "head on the first block",
+        ("pred", 1.0),
     ),
     "input-perturbation": Method("DDPM-IP", _input_perturbation, (), "training from the start"),
 }
@@ -244,8 +271,9 @@ def with_nag(plan: Plan, w: float) -> Plan:
 
 
 def plan(method: str, setting: Setting, parts: Parts, w_nag: float = 0.0) -> Plan:
-    """What to sample with for a method, one setting of it and NAG's weight beside it; terms without
-    a weight are left out.
+    """What to sample with for a method, one setting of it, and NAG of weight w_nag on top.
+
+    Terms of weight zero are left out.
 
     Raises ValueError for an unknown method, a setting of another length, a missing part, or a
     sampler that it cannot take."""
@@ -269,14 +297,15 @@ def describe(method: str, setting: Setting) -> str:
 
 
 def steps_for(nfe: int, terms: Sequence[Term], sampler: str = "ode", path: str = "linear") -> int:
-    """The most steps for which no more than `nfe` network evaluations an image are made with these
+    """The most steps for which no more than `nfe` network evaluations per image are made with these
     terms.
 
     Raises ValueError if two steps are too many already, or for a sampler of more than one
     evaluation a step."""
-    if resolve(sampler, path) not in ONE_STEP:
+    if resolve(sampler, path) not in STEPS:
         raise ValueError(
-            f"{sampler!r} makes more than one evaluation a step or remembers them: choose one of {ONE_STEP}"
+            f"{sampler!r} makes more than one evaluation a step or remembers them: choose one of "
+            f"{list(STEPS)}"
         )
 
     def evaluations(steps: int) -> int:
@@ -286,7 +315,8 @@ def steps_for(nfe: int, terms: Sequence[Term], sampler: str = "ode", path: str =
     fitting = [steps for steps in range(2, nfe + 1) if evaluations(steps) <= nfe]
     if not fitting:
         raise ValueError(
-            f"{nfe} evaluations are too few for two steps with {len(terms)} guidance terms: give more"
+            f"{nfe} evaluations are too few for two steps with {len(terms)} guidance terms: "
+            "give more"
         )
     return fitting[-1]
 

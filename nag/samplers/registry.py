@@ -10,9 +10,13 @@ from nag.samplers.multistep import dpmpp_2m, unipc
 from nag.samplers.one_step import (
     State,
     ddim,
+    ddim_step,
     ddpm,
+    ddpm_step,
     euler,
     euler_maruyama,
+    euler_maruyama_step,
+    euler_step,
     heun,
     midpoint,
     stochastic_heun,
@@ -33,6 +37,14 @@ SAMPLERS: dict[str, Callable[..., Iterator[State]]] = {
     "dpmpp_2m": dpmpp_2m,
     "dpmpp_2m_sde": partial(dpmpp_2m, stochastic=True),
     "unipc": unipc,
+}
+# The step functions of those with one evaluation a step and no memory.
+STEPS: dict[str, Callable[..., Tensor]] = {
+    "euler": euler_step,
+    "euler_maruyama": euler_maruyama_step,
+    "ddpm": ddpm_step,
+    "ddim": ddim_step,
+    "ddim_eta1": partial(ddim_step, eta=1.0),
 }
 OWN_GRIDS = {
     "euler_maruyama": "sde",

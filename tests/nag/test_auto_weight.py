@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from nag import auto_weight
 from nag.auto_weight import ScheduledArm, excess, null_weight, stepwise, weight_schedule
 from nag.guidance import GuidedField, noise_awareness
 from nag.samplers.one_step import euler
+from nag.samplers.registry import SAMPLERS, STEPS
 from nag.samplers.time_grids import uniform
 
 
@@ -92,19 +92,21 @@ def test_without_a_shift_the_schedule_is_zero_and_a_negative_one_is_not_made_wor
 def test_a_step_is_affine_in_the_weight_for_every_sampler_of_one_evaluation():
     x, times = torch.randn(3, 1, 4, 4), torch.tensor([0.6, 0.4, 0.0], dtype=torch.float64)
     fresh, labels = torch.randn(3, 1, 4, 4), torch.zeros(3, dtype=torch.long)
-    net = Shifted(0.25)
-    for name in ("euler", "euler_maruyama", "ddpm", "ddim"):
-        solver = auto_weight.SAMPLERS[name]
-        velocities = {
-            w: GuidedField(net, labels, [noise_awareness(w)])(x, 0.6) for w in (0.0, 1.0, 2.5)
-        }
+    net, noise = Shifted(0.25), lambda shape: fresh
+    for name, take in STEPS.items():
         step = {
-            w: auto_weight._step(solver, x, v, None, times, fresh, "linear")
-            for w, v in velocities.items()
+            w: take(
+                GuidedField(net, labels, [noise_awareness(w)]), x, 0.6, 0.4, noise, "linear", False
+            )
+            for w in (0.0, 1.0, 2.5)
         }
         torch.testing.assert_close(
             step[2.5], step[0.0] + 2.5 * (step[1.0] - step[0.0]), rtol=1e-4, atol=1e-5
         )
+        whole = SAMPLERS[name](
+            GuidedField(net, labels, [noise_awareness(1.0)]), x, times, noise, "linear"
+        )
+        assert torch.equal(list(whole)[1][0], step[1.0])  # the step is that of the sampler
 
 
 @pytest.mark.parametrize("sampler", ["heun", "unipc", "dpmpp_2m"])

@@ -220,7 +220,7 @@ def test_the_network_sees_float32_and_the_field_keeps_the_states_dtype(x, dtype)
 
 def test_predict_is_in_the_networks_own_terms(x):
     field = GuidedField(Toy("eps", "ddpm"), LABELS, [noise_awareness(1.0)])
-    assert_close(field(x, T), convert(field.predict(x, T), x, T, "eps", "v", "ddpm"))
+    assert_close(field(x, T), convert(field.predict(x, T).mean, x, T, "eps", "v", "ddpm"))
 
 
 def test_a_real_network_is_guided_alike(tiny, x):
@@ -249,7 +249,7 @@ def test_classifier_based_nag_adds_its_gradient_to_the_score(x, prediction):
 
 
 def test_with_an_exact_mixture_both_forms_of_nag_are_one():
-    """Bayes: grad log p(t|x) = s(x|t) - s(x), s(x) the exact noise-unconditional score under p(t)."""
+    """Bayes: grad log p(t|x) = s(x|t) - s(x), with the exact noise-unconditional score s(x)."""
     data, prior = exact_toy.ring(8), exact_toy.time_prior("uniform", nodes=64)
     flat = exact_toy.forward(data, B, T, torch.Generator().manual_seed(0))
     dropped = convert(exact_toy.unconditional_score(data, flat, prior), flat, T, "score", "v")
@@ -291,17 +291,17 @@ def test_a_learned_variance_comes_from_the_branch_with_all_conditions(tiny):
     net = tiny(learn_sigma=True, prediction="eps", path="ddpm", classes=CLASSES)
     state = torch.randn(B, 1, 8, 8)
     field = GuidedField(net, LABELS, [noise_awareness(2.0), classifier_free(1.5)])
-    field(state, T)
+    fraction = field.with_variance(state, T).fraction
     full = net(state, torch.full((B,), T), LABELS, torch.zeros(B, dtype=torch.bool), full=True)
-    assert_close(field.fraction, (full[:, 1:] + 1) / 2)
-    assert GuidedField(tiny(classes=CLASSES), LABELS).fraction is None
+    assert_close(fraction, (full[:, 1:] + 1) / 2)
+    assert field.predict(state, T).fraction.equal(fraction)
+    assert GuidedField(tiny(classes=CLASSES), LABELS).predict(state, T).fraction is None
 
 
 def test_untrained_variance_channels_of_a_flow_are_no_variance(tiny):
     """The official SiT layout has them too."""
     field = GuidedField(tiny(learn_sigma=True, classes=CLASSES), LABELS)
-    field(torch.randn(B, 1, 8, 8), T)
-    assert field.fraction is None
+    assert field.with_variance(torch.randn(B, 1, 8, 8), T).fraction is None
 
 
 def test_a_second_network_of_another_path_is_refused():

@@ -10,11 +10,12 @@ from companion.experiments.overhead import (
     ARMS,
     counts,
     highest_allocation,
+    modules,
     peak_memory,
+    plan,
     rows,
     sample,
     seconds,
-    size,
     untrained,
 )
 from nag.guidance import GuidedField
@@ -43,14 +44,14 @@ EXPECTED = {
 def parts(tiny, monkeypatch):
     monkeypatch.setattr(overhead, "best_device", lambda: torch.device("cpu"))
     found = untrained(tiny().config)
-    for part in found:
+    for part in modules(found).values():
         for parameter in part.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
     return found
 
 
 def flop(c):
-    """Multiply-adds, counted twice, of the matrix products of one DiT evaluation, from its sizes."""
+    """Multiply-adds, counted twice, of one DiT evaluation's matrix products, from its sizes."""
     tokens, patch = (c.input_size // c.patch) ** 2, c.patch**2 * c.channels
     block = tokens * (12 * c.width**2 + 2 * tokens * c.width) + 6 * c.width**2
     ends = tokens * 2 * patch * c.width + 2 * c.width**2 + (256 + c.width) * c.width
@@ -64,7 +65,7 @@ def test_evaluations_of_every_arm(parts, name):
 
 
 def test_arithmetic_is_that_of_the_matrix_products(parts):
-    c, half = parts.net.config, parts.weaker.config
+    c, half = parts.net.config, parts.weaker["weaker"].config
     assert (half.width, half.depth) == (c.width // 2, max(1, c.depth // 2))
     found = {
         name: counts(name, parts, STEPS)["gflop"] * 1e9
@@ -78,7 +79,9 @@ def test_arithmetic_is_that_of_the_matrix_products(parts):
 
 def test_the_count_leaves_no_hook_behind(parts):
     counts("autoguidance", parts, 2)
-    assert not any(module._forward_hooks for part in parts for module in part.modules())
+    assert not any(
+        module._forward_hooks for part in modules(parts).values() for module in part.modules()
+    )
 
 
 def test_an_arm_changes_the_sample_and_starts_from_the_same_noise(parts):
@@ -92,7 +95,7 @@ def test_an_arm_changes_the_sample_and_starts_from_the_same_noise(parts):
 
 def test_parameters_are_those_that_the_arm_adds(parts):
     width = parts.net.config.width
-    added = {name: arm.parameters(parts) for name, arm in ARMS.items()}
+    added = {name: plan(name, parts).parameters for name in ARMS}
     assert (added["none"], added["nag"], added["cfg"], added["cfg+nag"]) == (
         0,
         width,
@@ -113,11 +116,7 @@ def test_parameters_are_those_that_the_arm_adds(parts):
     assert added["level-correction"] == sum(
         p.numel() for p in parts.head.parameters()
     )  # without the denoiser's own
-    assert (
-        added["autoguidance"]
-        == size(parts.weaker)
-        == sum(p.numel() for p in parts.weaker.parameters())
-    )
+    assert added["autoguidance"] == sum(p.numel() for p in parts.weaker["weaker"].parameters())
 
 
 def test_seconds_follow_the_work(parts, monkeypatch):

@@ -7,10 +7,11 @@ import torch
 from torch.testing import assert_close
 
 from companion.experiments.generate import SampleConfig, sample
+from nag.estimator import NoiseEstimator
 from nag.guidance import GuidedField, classifier_free, noise_awareness
-from nag.rivals.corrections import MODES, STYLES
 from nag.rivals.methods import METHODS, Parts, describe, grouped, in_words, plan, steps_for, verdict
-from nag.rivals.noise_level_head import LevelHead
+from nag.rivals.noise_level_correction import STYLES, LevelHead, noise_excess
+from nag.rivals.time_shift import MODES
 from nag.samplers.one_step import ddim, euler
 from nag.samplers.registry import SAMPLERS
 from nag.samplers.time_grids import uniform
@@ -25,7 +26,7 @@ WINDOW, CUTOFF, V0 = 0.2, 0.3, 0.4
 @pytest.fixture
 def parts(tiny):
     net = tiny()
-    head = LevelHead(net, hidden=16)
+    head = LevelHead(32, hidden=16)
     torch.nn.init.normal_(head.head[-1].weight, std=0.05)
     return Parts(net, {"weak": tiny(width=16)}, tiny(), head.eval().requires_grad_(False), None, V0)
 
@@ -80,7 +81,7 @@ def test_a_window_of_no_width_is_ddim(parts, mode, w):
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("w", [0.0, W])
 def test_a_head_that_says_nothing_leaves_ddim(parts, style, w):
-    untrained = parts._replace(head=LevelHead(parts.net, hidden=16))
+    untrained = parts._replace(head=LevelHead(32, hidden=16))
     plain = run(plan("none", [], parts, w), ddim)
     for found in (
         plan("level-correction", [style, 1.0], untrained, w),
@@ -244,7 +245,7 @@ def test_level_correction_evaluates_the_guided_field_at_the_corrected_level(part
         if t == 1:
             x = x + (s - t) * guided(parts.net, x, t)
             continue
-        excess = 1 + strength * parts.head(x, t, LABELS).double()
+        excess = 1 + strength * noise_excess(parts.head, parts.net, x, t, LABELS).double()
         rho = t / (1 - t) * excess
         now = rho / (1 + rho)  # t of sigma/alpha = t/(1 - t)
         x = x * (1 - wide(now)) / (1 - t)
@@ -264,6 +265,7 @@ def test_level_correction_evaluates_the_guided_field_at_the_corrected_level(part
 def test_sample_takes_every_plan_with_nag(parts):
     settings = {
         "nag": [W],
+        "nag-classifier": [W],
         "cfg": [1.5],
         "cfg-interval": [1.5, 0.3, 0.7],
         "autoguidance": ["weak", 1.5],
@@ -271,6 +273,7 @@ def test_sample_takes_every_plan_with_nag(parts):
         "time-shift": ["variance", "destination", WINDOW, CUTOFF],
         "level-correction": ["pred", 1.0],
     }
+    parts = parts._replace(estimator=NoiseEstimator().eval().requires_grad_(False))
     for method in METHODS:
         found = plan(method, settings.get(method, []), parts, 0.0 if method == "nag" else W)
         steps = steps_for(12, found.terms)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from nag.interpolant import change_path, coefficients
+from nag.ddpm import Prediction
+from nag.interpolant import coefficients
 from nag.samplers.one_step import (
     DIFFUSIONS,
     ddim,
@@ -314,8 +315,10 @@ def test_ddpm_takes_the_fields_learned_variance():
     field, x = gaussian("ddpm"), torch.zeros(50_000, 1, dtype=torch.float64)
 
     class Learned:
-        fraction = torch.full_like(x, 0.25)
         __call__ = staticmethod(field)
+
+        def with_variance(self, x, t):
+            return Prediction(field(x, t), torch.full_like(x, 0.25))
 
     times = torch.tensor([0.5, 0.3, 0.0], dtype=torch.float64)
     state = list(ddpm(Learned(), x, times, lambda shape: torch.randn(len(x), *shape)))[1][0]
@@ -324,44 +327,6 @@ def test_ddpm_takes_the_fields_learned_variance():
     smallest = beta * then.sigma**2 / now.sigma**2
     wanted = (beta.log() * 0.25 + smallest.log() * 0.75).exp()
     assert state.var().item() == pytest.approx(wanted.item(), rel=4 * math.sqrt(2 / len(x)))
-
-
-@pytest.mark.parametrize(
-    "trained, path", [("cosine", "linear"), ("linear", "vp"), ("vp", "cosine"), ("ddpm", "vp")]
-)
-def test_a_field_can_change_its_path_at_inference(trained, path):
-    """The exact field of one path, moved to another, is the exact field there, and samples the same
-    data.
-    """
-    x = torch.randn(20, 1, dtype=torch.float64)
-    moved, t = change_path(gaussian(trained), trained, path), 0.7
-    assert_close(moved(x, t), gaussian(path)(x, t), rtol=1e-6, atol=1e-6)
-    x = moments(path, 1.0)[0] + moments(path, 1.0)[1].sqrt() * x
-    assert_close(
-        last(heun(moved, x, logsnr(200, path), path=path)), exact(x, path), rtol=0.02, atol=0.02
-    )
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("path", ["linear", "cosine", "vp", "ddpm"])
-def test_pure_noise_stays_pure_noise_on_another_path(path, dtype):
-    """In float32 cos(pi/2) is not zero, and must not be negative."""
-    seen = []
-    change_path(lambda x, t: seen.append(t) or x, "cosine", path)(
-        torch.randn(3, 1, dtype=dtype), 1.0
-    )
-    assert seen[0] > 0.99
-
-
-def test_a_moved_field_keeps_its_attributes():
-    class Field:
-        fraction, nfe = torch.ones(1), 7
-
-        def __call__(self, x, t):
-            return x
-
-    moved = change_path(Field(), "ddpm", "vp")
-    assert moved.nfe == 7 and moved.fraction is Field.fraction
 
 
 def test_a_grid_that_ends_above_the_data_keeps_its_noise():
@@ -374,16 +339,3 @@ def test_a_grid_that_ends_above_the_data_keeps_its_noise():
             SAMPLERS[name](gaussian(), x, times, lambda shape: torch.randn(n, *shape), "linear")
         )
         assert out.var().item() == pytest.approx(moments("linear", 0.2)[1].item(), rel=0.04), name
-
-
-def test_a_moved_field_takes_a_time_per_sample():
-    x, times = (
-        torch.randn(5, 1, dtype=torch.float64),
-        torch.linspace(0.2, 0.9, 5, dtype=torch.float64),
-    )
-    moved = change_path(
-        lambda x, t: x * torch.as_tensor(t, dtype=x.dtype).reshape(-1, 1), "cosine", "linear"
-    )
-    assert_close(
-        moved(x, times), torch.cat([moved(x[k : k + 1], times[k].item()) for k in range(5)])
-    )
