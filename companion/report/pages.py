@@ -42,7 +42,7 @@ PAGES = {
 }
 LINES, CELL = 200, 160  # of the README; characters of a table's cell
 UNWANTED = re.compile(
-    r"not told apart|bias off|\btold\b|\bmend(?:ed|s)?\b|\banew\b|holds zero|unless told"
+    r"\btold\b|\bbias[ -]off\b|\bmend(?:ed|s)?\b|\banew\b|\bholds\s+zero\b"
     r"|is no [a-z]+ (?:of|for|file)"
 )
 
