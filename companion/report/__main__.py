@@ -1,6 +1,8 @@
 """`python -m companion.report VERB`: what the Makefile's verbs and the pipelines call."""
 
 import sys
+import traceback
+from pathlib import Path
 
 from jinja2 import TemplateError
 
@@ -20,22 +22,27 @@ VERBS = {
 }
 
 
+def _line(error: Exception) -> str:
+    """The line of the innermost template that was being filled, if one was."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename.endswith(".j2")
+    ]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+
+
 def main(arguments: list[str]) -> None:
     """Run one verb; raises SystemExit with one clear message if it fails."""
     if len(arguments) != 1 or arguments[0] not in VERBS:
-        listed = "\n".join(
-            f"  {name:8} {run.__doc__.splitlines()[0]}" for name, run in VERBS.items()
-        )
-        raise SystemExit(f"usage: python -m companion.report VERB\n{listed}")
+        listed = [f"  {name:8} {run.__doc__.splitlines()[0]}" for name, run in VERBS.items()]
+        raise SystemExit("\n".join(["usage: python -m companion.report VERB", *listed]))
     try:
         VERBS[arguments[0]]()
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(f"{arguments[0]}: {error}") from error
     except KeyError as error:  # its text is the repr of its message
-        raise SystemExit(f"{arguments[0]}: {error.args[0]}") from error
-    except TemplateError as error:
-        place = getattr(error, "lineno", None)
-        raise SystemExit(f"{arguments[0]}: a template is wrong: {error} {place or ''}") from error
+        raise SystemExit(f"{arguments[0]}: {error.args[0]}{_line(error)}") from error
+    except (OSError, ValueError, TemplateError) as error:
+        raise SystemExit(f"{arguments[0]}: {error}{_line(error)}") from error
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from companion.report import __main__ as command
-from companion.report import pages
+from companion.report import pages, rendering
 from companion.report.evidence import Reader
 from companion.report.results import committed
 from nag.support.paths import ROOT
@@ -129,6 +129,18 @@ def test_the_command_fails_with_one_clear_sentence(monkeypatch, error, message):
     with pytest.raises(SystemExit) as raised:
         command.main(["docs"])
     assert raised.value.code == message
+
+
+def test_the_command_names_the_line_of_a_template(monkeypatch, tmp_path):
+    (tmp_path / "sentences").mkdir()
+    (tmp_path / "sentences/t.md.j2").write_text("Fine.\n{{ misspelt }}\n")
+
+    def fill():
+        rendering.items(Reader(), "t.md.j2", folder=tmp_path)
+
+    monkeypatch.setitem(command.VERBS, "docs", fill)
+    with pytest.raises(SystemExit, match=r"'misspelt' is undefined \(t.md.j2, line 2\)"):
+        command.main(["docs"])
 
 
 @pytest.mark.parametrize("arguments", [[], ["nothing"], ["docs", "more"]])
