@@ -8,12 +8,12 @@ arXiv 2510.12497. Where each formula of the paper is:
 | x_t = alpha_t x_0 + sigma_t eps | `add_noise` |
 | classifier-free NAG, s_w(x|t) = (w+1) s(x|t) - w s(x) | `noise_awareness` |
 | classifier-based NAG, s(x|t) + w grad log g_phi(t|x) | `classifier_noise_awareness` |
-| NAG and CFG together | `GuidedField` with two terms |
-| noise-condition dropout | `denoising_loss` |
+| NAG + CFG, s + w_nag (s - s(x|c)) + w_cfg (s - s(x|t)), s = s(x|t,c) | `GuidedField`, two terms |
+| noise-condition dropout, training both predictions | `denoising_loss`, `noise_condition_dropout` |
 | posterior p(t|x) of a state's noise level; its KDE over images | `posterior`, `posterior_kde` |
 | noise shift delta = t' - t | `noise_shift`, `measure_shift` |
 | Statement 1, sigma_{t+delta}^2 = sigma_t^2 + sigma_e^2 | `statement_1` |
-| Domain Guidance | `domain` |
+| Domain Guidance, s(x|t,c) + w (s(x|t,c) - s_0(x|t)) | `domain` |
 """
 
 from nag.auto_weight import weight_schedule
@@ -30,6 +30,7 @@ from nag.guidance import (
     noise_awareness,
 )
 from nag.interpolant import add_noise, convert
+from nag.losses import denoising_loss, noise_condition_dropout
 from nag.models import DiT, ModelConfig
 from nag.samplers.multistep import dpmpp_2m, unipc
 from nag.samplers.one_step import ddim, euler, euler_maruyama, heun
@@ -43,7 +44,7 @@ from nag.shift import (
     statement_1,
 )
 from nag.support.rng import ImageNoise
-from nag.train import TrainConfig, denoising_loss, fit
+from nag.train import TrainConfig, fit
 
 __all__ = [
     # a network
@@ -88,6 +89,7 @@ __all__ = [
     "TrainConfig",
     "denoising_loss",
     "fit",
+    "noise_condition_dropout",
     # the forward process
     "add_noise",
     "convert",

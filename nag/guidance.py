@@ -86,9 +86,8 @@ def noise_awareness(weight: Weight, **where: Any) -> Term:
 
         s_w(x|t) = (w + 1) s(x|t) - w s(x) = s(x|t) + w (s(x|t) - s(x))
 
-    s(x) is the same network with its noise condition dropped; w = 0 is no guidance. Together with
-    CFG, s(x|t,c) + w_nag (s(x|t,c) - s(x|-,c)) + w_cfg (s(x|t,c) - s(x|t,-)): give both terms to
-    `GuidedField`."""
+    s(x) is the same network with its noise condition dropped; w = 0 is no guidance. For NAG + CFG
+    see `GuidedField`."""
     return Term("nag", weight, drop_noise=True, **where)
 
 
@@ -157,6 +156,10 @@ def _check_times(t: Tensor, terms: Sequence[Term]) -> None:
 @dataclass
 class GuidedField:
     """A velocity field field(x, t) -> v for samplers: a network, labels (B,) and guidance terms.
+
+    NAG + CFG is [noise_awareness(w_nag), classifier_free(1 + w_cfg)] (arXiv 2510.12497, Sec. 4):
+
+        s(x|t,c) + w_nag (s(x|t,c) - s(x|-,c)) + w_cfg (s(x|t,c) - s(x|t,-))
 
     Terms whose weight is zero at t are not evaluated; what is left runs as one batch for each
     network. `nfe` counts network evaluations per image so far, `calls` the calls. x may be float64;

@@ -1,5 +1,4 @@
-"""One training loop for every network here, and the denoising loss with class and noise-condition
-dropout.
+"""One training loop for every network here: `fit`, and its state, which can be saved and resumed.
 
 Everything random in step k is a function of (seed, k), so a run that is killed and resumed equals
 one that was not."""
@@ -10,7 +9,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,9 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from nag.ddpm import discretise, learns_variance, variational_bound
-from nag.interpolant import add_noise, convert, velocity_target
-from nag.models import BatchLoss, ModelConfig, Source
+from nag.models import BatchLoss
 from nag.support import distributed
 from nag.support.device import autocast, best_device, maybe_compile, resolve_precision
 from nag.support.files import write_torch
@@ -54,7 +51,7 @@ class TrainConfig(BaseModel):
         return math.ceil(self.images_seen / self.batch_size)
 
     def key(self, *others: object) -> str:
-        """Short hash of these settings and any others that matter, which names the checkpoint file."""
+        """Short hash of these settings and any others that matter: the name of a checkpoint."""
         return hashlib.sha256(repr((self.model_dump_json(), *others)).encode()).hexdigest()[:12]
 
 
@@ -79,104 +76,145 @@ def batch_indices(size: int, config: TrainConfig, step: int) -> Tensor:
     )
 
 
-def denoising_loss(
-    images: Tensor | Source,
-    labels: Tensor,
-    class_dropout: float,
-    noise_dropout: float,
-    input_perturbation: float = 0.0,
-) -> BatchLoss:
-    """Squared error of v, eps or x0 with two independent dropouts (paper, Sec. 4: noise-condition
-    dropout).
+class TrainState:
+    """All that a run needs to go on: weights, their EMA, the optimiser, the step, and its records.
 
-    images (N, C, H, W) float32, or a source of them, and labels (N,) live on the CPU; probabilities
-    in [0, 1]. t is uniform; on the path "ddpm" it takes that path's 1000 levels. A network that
-    learns its variance gets DiT's bound on top, the mean held fixed. `rows` of the batch are
-    evaluated; random numbers are drawn for all of it, so that the parts make up the whole. With
-    `input_perturbation` gamma > 0 the state alone has the noise eps + gamma xi (DDPM-IP, Ning et
-    al., 2023). Raises ValueError if it is negative."""
-    if input_perturbation < 0:
-        raise ValueError(
-            f"input_perturbation {input_perturbation} is negative: give 0 for none; the paper has 0.1"
-        )
+    It is kept in the file `path`. `total` is the sum of the losses since the last record. Random
+    numbers need no state, since those of a step follow from the seed and the step."""
 
-    def loss(
-        net: nn.Module, index: Tensor, gen: torch.Generator, rows: slice = slice(None)
-    ) -> Tensor:
-        device = next(net.parameters()).device
-        x0 = images(index, gen, rows) if callable(images) else images[index[rows]]
-        shape = (len(index), *x0.shape[1:])
-        t, eps = torch.rand(len(index), generator=gen), torch.randn(shape, generator=gen)
-        y = torch.where(
-            torch.rand(len(index), generator=gen) < class_dropout, net.config.classes, labels[index]
+    def __init__(self, module: nn.Module, config: TrainConfig, path: Path, device: torch.device):
+        self.module, self.config, self.path, self.device = module, config, path, device
+        self.params = [p for p in module.parameters() if p.requires_grad]
+        self.ema = [p.detach().clone() for p in self.params]
+        self.optimizer = torch.optim.AdamW(
+            self.params, lr=config.lr, weight_decay=config.weight_decay
         )
-        drop_noise = torch.rand(len(index), generator=gen) < noise_dropout
-        noise = (
-            eps + input_perturbation * torch.randn(shape, generator=gen)
-            if input_perturbation
-            else eps
+        self.step = 0
+        self.records: list[dict] = []
+        self.total = torch.zeros((), device=device)
+        self.began = time.monotonic()  # moved back by the seconds of a run that is resumed
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in training, earlier runs included."""
+        return time.monotonic() - self.began
+
+    def update(self) -> Tensor:
+        """One step of AdamW and of the EMA from the gradient in the parameters; gives its norm.
+
+        The EMA's decay rises to the configured one, so that it forgets the start."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.step)
+        norm = nn.utils.clip_grad_norm_(self.params, self.config.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.ema, [p.detach() for p in self.params], 1 - decay)
+        self.step += 1
+        return norm
+
+    def mean_loss(self) -> float:
+        """Mean loss since the last record; raises FloatingPointError if it is not finite."""
+        logged = self.records[-1]["step"] if self.records else 0
+        mean = (distributed.mean(self.total) / max(1, self.step - logged)).item()
+        if not math.isfinite(mean):
+            raise FloatingPointError(
+                f"the loss became {mean} between steps {logged} and {self.step}: lower lr (now "
+                f"{self.config.lr}) or use precision: fp32; the last good state, if any, is in "
+                f"{self.path}"
+            )
+        return mean
+
+    def record(self, loss: float, norm: Tensor) -> None:
+        """Add a line to the log."""
+        self.records.append(
+            {
+                "step": self.step,
+                "images": self.step * self.config.batch_size,
+                "loss": loss,
+                "grad_norm": norm.item(),
+                "lr": learning_rate(self.config, self.step - 1),
+                "seconds": self.seconds,
+            }
         )
-        y, t, eps, noise, drop_noise = (a[rows].to(device) for a in (y, t, eps, noise, drop_noise))
-        x0 = x0.to(device)
-        config = net.config
-        t = discretise(t) if config.path == "ddpm" else t
-        x_t = add_noise(x0, noise, t, config.path)
-        learned = learns_variance(config)
-        out = net(x_t, t, y, drop_noise, full=True) if learned else net(x_t, t, y, drop_noise)
-        pred, fraction = out.float().tensor_split([x0.shape[1]], dim=1)
-        value = (pred - target(config, x0, eps, t)).square().mean()
-        if learned:
-            x0_hat = convert(pred.detach(), x_t, t, config.prediction, "x0", config.path)
-            value = value + variational_bound((fraction + 1) / 2, x0_hat, x0, x_t, t).mean()
+        self.total.zero_()
+
+    def save(self) -> None:
+        """Write the file, from one process, when all are here."""
+        mean = distributed.mean(self.total)
+        if distributed.place()[0] == 0:
+            write_torch(
+                self.path,
+                {
+                    "model": self.module.state_dict(),
+                    "ema": self.ema,
+                    "optimizer": self.optimizer.state_dict(),
+                    "step": self.step,
+                    "total": mean,
+                    "seconds": self.seconds,
+                    "records": self.records,
+                    "settings": self.config.model_dump_json(),
+                },
+            )
+        distributed.barrier()  # torchrun would kill the writer if another left first
+
+    def load(self) -> None:
+        """Go on from the file; raises ValueError if it is damaged or of another run."""
+        saved = _read_checkpoint(self.path, self.config)
+        try:
+            self.module.load_state_dict(saved["model"])
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self.path} is of another network: delete it, or train under another name"
+            ) from error
+        self.optimizer.load_state_dict(saved["optimizer"])
+        torch._foreach_copy_(self.ema, [e.to(self.device) for e in saved["ema"]])
+        self.step, self.records = saved["step"], saved["records"]
+        self.total += saved["total"].to(self.device)
+        self.began = time.monotonic() - saved["seconds"]
+
+    def finish(self) -> None:
+        """Put the EMA into the module, ready to be evaluated."""
+        torch._foreach_copy_([p.data for p in self.params], self.ema)
+        self.module.eval()
+
+
+def _gradient(
+    module: nn.Module,
+    loss: BatchLoss,
+    config: TrainConfig,
+    micro_batch: int | None,
+    device: torch.device,
+) -> Callable[[Tensor, int], Tensor]:
+    """A function (indices (B,), step) that leaves the batch's gradient in the parameters.
+
+    It returns the mean loss on this process; the gradient is the mean over all of them. The batch
+    is divided among the processes, and there into parts of `micro_batch` rows."""
+    world, precision = distributed.place()[1], resolve_precision(config.precision, device)
+    parts = distributed.share_rows(config.batch_size, micro_batch)
+    shared = _shared(module, device) if world > 1 else None
+    run = maybe_compile(module if shared is None else shared, device, config.compile)
+
+    def part_loss(index: Tensor, step: int, rows: slice) -> Tensor:
+        gen = generator(config.seed, 2, step)
+        if world == len(parts) == 1:
+            return loss(run, index, gen)
+        return loss(run, index, gen, rows) / len(parts)
+
+    def gradient(index: Tensor, step: int) -> Tensor:
+        value = torch.zeros((), device=device)
+        for rows in parts:
+            sync: contextlib.AbstractContextManager = contextlib.nullcontext()
+            if shared is not None and rows is not parts[-1]:
+                sync = shared.no_sync()  # the processes average after the last part
+            with sync:
+                with autocast(device, precision):
+                    part = part_loss(index, step, rows)
+                part.backward()
+            value += part.detach()
         return value
 
-    return loss
-
-
-def target(config: ModelConfig, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-    """What a network of this configuration should say of the state made of x0 and eps (B, C, H, W)
-    at t (B,).
-    """
-    return {"v": velocity_target(x0, eps, t, config.path), "eps": eps, "x0": x0}[config.prediction]
-
-
-CONDITIONS = {  # way of asking: (drop class, drop noise level)
-    "class and noise level": (False, False),
-    "noise level only": (True, False),
-    "class only": (False, True),
-    "neither": (True, True),
-}
-
-
-@torch.inference_mode()
-def condition_losses(
-    net: nn.Module, images: Tensor, labels: Tensor, seed: int, bins: int = 4, batch: int = 500
-) -> dict[str, dict[str, float]]:
-    """Squared error on images (N, C, H, W) for each way of dropping conditions, by range of t; same
-    noise for all.
-    """
-    gen, device = generator(seed), next(net.parameters()).device
-    t, eps = torch.rand(len(images), generator=gen), torch.randn(images.shape, generator=gen)
-    place, table = (t * bins).long(), {}
-    t = discretise(t) if net.config.path == "ddpm" else t
-    for name, (drop_class, drop_noise) in CONDITIONS.items():
-        y = torch.full_like(labels, net.config.classes) if drop_class else labels
-        errors = []
-        for i in range(0, len(images), batch):
-            x0, e, s, c = (a[i : i + batch].to(device) for a in (images, eps, t, y))
-            pred = net(
-                add_noise(x0, e, s, net.config.path),
-                s,
-                c,
-                torch.full_like(s, drop_noise, dtype=torch.bool),
-            )
-            errors.append((pred - target(net.config, x0, e, s)).square().flatten(1).mean(1).cpu())
-        error = torch.cat(errors)
-        table[name] = {
-            f"{k / bins:.2f} to {(k + 1) / bins:.2f}": error[place == k].mean().item()
-            for k in range(bins)
-        }
-    return table
+    return gradient
 
 
 def fit(
@@ -200,118 +238,39 @@ def fit(
     then take `rows`. Raises ValueError for a checkpoint of other settings or a batch that cannot be
     divided, FloatingPointError if the loss is not finite, KeyboardInterrupt after a signal."""
     device = best_device()
-    precision = resolve_precision(config.precision, device)
     module.to(device).train()
-    rank, world = distributed.place()
-    parts = distributed.share_rows(config.batch_size, micro_batch)
-    shared = _shared(module, device) if world > 1 else module
-    run = maybe_compile(shared, device, config.compile)
-    params = [p for p in module.parameters() if p.requires_grad]
-    ema = [p.detach().clone() for p in params]
-    optimizer = torch.optim.AdamW(params, lr=config.lr, weight_decay=config.weight_decay)
-    step, logged, seconds, records = 0, 0, 0.0, []
-    total = torch.zeros((), device=device)  # of the losses since the last record
+    gradient = _gradient(module, loss, config, micro_batch, device)
+    state = TrainState(module, config, checkpoint, device)
     if checkpoint.exists():
-        state = _read_checkpoint(checkpoint, config)
-        try:
-            module.load_state_dict(state["model"])
-        except RuntimeError as error:
-            raise ValueError(
-                f"{checkpoint} is of another network: delete it, or train under another name"
-            ) from error
-        optimizer.load_state_dict(state["optimizer"])
-        torch._foreach_copy_(ema, [e.to(device) for e in state["ema"]])
-        step, seconds, records = state["step"], state["seconds"], state["records"]
-        logged = records[-1]["step"] if records else 0
-        total += state["total"].to(device)
-        del state  # as large as the file
-        yield from records
-
-    def save() -> None:
-        mean = distributed.mean(total)
-        if rank == 0:
-            write_torch(
-                checkpoint,
-                {
-                    "model": module.state_dict(),
-                    "ema": ema,
-                    "optimizer": optimizer.state_dict(),
-                    "step": step,
-                    "total": mean,
-                    "seconds": seconds + time.monotonic() - start,
-                    "records": records,
-                    "settings": config.model_dump_json(),
-                },
-            )
-        distributed.barrier()  # torchrun would kill the writer if another left first
-
-    def gradient(index: Tensor) -> Tensor:
-        """The batch's mean loss on this process; its gradient, the mean over all of them, is left
-        in the parameters.
-        """
-        value = torch.zeros((), device=device)
-        for rows in parts:
-            last = rows is parts[-1]
-            with contextlib.nullcontext() if last or world == 1 else shared.no_sync():
-                with autocast(device, precision):
-                    gen = generator(config.seed, 2, step)
-                    part = (
-                        loss(run, index, gen)
-                        if world == len(parts) == 1
-                        else loss(run, index, gen, rows) / len(parts)
-                    )
-                part.backward()
-            value += part.detach()
-        return value
-
-    start = saved = time.monotonic()
+        state.load()
+        yield from state.records
+    saved = time.monotonic()
     with _signals() as stop:
-        while step < config.steps:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, step)
-            total += gradient(batch_indices(size, config, step))
-            norm = nn.utils.clip_grad_norm_(params, config.grad_clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            decay = min(config.ema_decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(ema, [p.detach() for p in params], 1 - decay)
-            step += 1
-            due = step % save_steps == 0 if save_steps else time.monotonic() - saved > save_seconds
-            # a signal that comes later than this, e.g. during the yield, waits for the next step
+        while state.step < config.steps:
+            state.total += gradient(batch_indices(size, config, state.step), state.step)
+            norm = state.update()
+            log = state.step % log_every == 0 or state.step == config.steps
+            if save_steps:
+                due = state.step % save_steps == 0
+            else:
+                due = time.monotonic() - saved > save_seconds
+            # A signal that comes later than this, e.g. during the yield, waits for the next step.
             due, stopping = distributed.any_of([due, bool(stop)])
-            if step % log_every == 0 or step == config.steps or due or stopping:
-                mean = (distributed.mean(total) / max(1, step - logged)).item()
-                if not math.isfinite(mean):
-                    raise FloatingPointError(
-                        f"the loss became {mean} between steps {logged} and {step}: lower lr (now {config.lr}) or use "
-                        f"precision: fp32; the last good state, if any, is in {checkpoint}"
-                    )
-            log = step % log_every == 0 or step == config.steps
+            if log or due or stopping:
+                mean = state.mean_loss()  # a state that is saved has a finite loss
             if log:
-                records.append(
-                    {
-                        "step": step,
-                        "images": step * config.batch_size,
-                        "loss": mean,
-                        "grad_norm": norm.item(),
-                        "lr": learning_rate(config, step - 1),
-                        "seconds": seconds + time.monotonic() - start,
-                    }
-                )
-                total.zero_()
-                logged = step
+                state.record(mean, norm)
             if due or stopping:
-                save()
+                state.save()
                 saved = time.monotonic()
             if log:
-                yield records[-1]
+                yield state.records[-1]
             if stopping:
                 raise KeyboardInterrupt(
-                    f"stopped at step {step} of {config.steps}; run again to resume"
+                    f"stopped at step {state.step} of {config.steps}; run again to resume"
                 )
-        save()
-    torch._foreach_copy_([p.data for p in params], ema)
-    module.eval()
+        state.save()
+    state.finish()
 
 
 def _shared(module: nn.Module, device: torch.device) -> DistributedDataParallel:
@@ -344,28 +303,21 @@ def train(
     return records
 
 
+STATE = {"model", "ema", "optimizer", "step", "total", "seconds", "records", "settings"}
+
+
 def _read_checkpoint(path: Path, config: TrainConfig) -> dict:
-    try:
-        state = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=True
-        )  # one copy for all processes of a node
-        missing = {
-            "model",
-            "ema",
-            "optimizer",
-            "step",
-            "total",
-            "seconds",
-            "records",
-            "settings",
-        } - state.keys()
+    try:  # mapped, so that the processes of a node share one copy
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        missing = STATE - state.keys()
     except Exception as error:
         raise ValueError(
             f"{path} cannot be read ({type(error).__name__}): delete it to train from the start"
         ) from error
     if missing:
         raise ValueError(
-            f"{path} is no checkpoint of this project (no {sorted(missing)}): delete it to start anew"
+            f"{path} is no checkpoint of this project (no {sorted(missing)}): delete it to train "
+            "from the start"
         )
     if state["settings"] != config.model_dump_json():
         raise ValueError(
@@ -374,17 +326,16 @@ def _read_checkpoint(path: Path, config: TrainConfig) -> dict:
     return state
 
 
-class _signals:
-    """Within the block SIGTERM and SIGINT only raise a flag, so that a step is never cut in half."""
-
-    def __enter__(self) -> list:
-        self.flag: list = []
-        self.old = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self.old[number] = signal.signal(number, lambda *_: self.flag.append(True))
-        return self.flag
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.old.items():
+@contextlib.contextmanager
+def _signals() -> Iterator[list[bool]]:
+    """Within the block SIGTERM and SIGINT only raise a flag: no step is ever cut in half."""
+    flag: list[bool] = []
+    old = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            old[number] = signal.signal(number, lambda *_: flag.append(True))
+    try:
+        yield flag
+    finally:
+        for number, handler in old.items():
             signal.signal(number, handler)

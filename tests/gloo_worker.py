@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from nag import train
+from nag.losses import denoising_loss
 from nag.models import DiT, ModelConfig
 from nag.support import distributed
 
@@ -27,7 +28,7 @@ def parts():
     config = train.TrainConfig(
         images_seen=12 * 16, batch_size=16, warmup_steps=3, precision="fp32", compile=False
     )
-    return net, train.denoising_loss(images, labels, 0.2, 0.2), config
+    return net, denoising_loss(images, labels, 0.2, 0.2), config
 
 
 def main():

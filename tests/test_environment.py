@@ -18,7 +18,7 @@ from nag.support.paths import ROOT
 LAYERS = [  # a module imports its own layer or those above it in this list
     ["nag.support"],
     ["nag.interpolant", "nag.ddpm", "nag.toy", "nag.models"],
-    ["nag.checkpoint", "nag.guidance", "nag.estimator", "nag.shift"],
+    ["nag.checkpoint", "nag.losses", "nag.guidance", "nag.estimator", "nag.shift"],
     ["nag.samplers"],
     ["nag.train", "nag.diagnose", "nag.auto_weight"],
     ["nag.data"],

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nag import checkpoint
 from nag.guidance import GuidedField, noise_awareness
+from nag.losses import denoising_loss
 from nag.models import DiT, ModelConfig
 from nag.samplers.one_step import euler
 from nag.samplers.registry import last
@@ -29,7 +30,6 @@ from nag.support.device import autocast, best_device, can_compile, describe, has
 from nag.support.files import write_torch
 from nag.support.paths import WEIGHTS
 from nag.support.rng import generator
-from nag.train import denoising_loss
 
 TRAIN_BATCH, IMAGES, STEPS, ROUNDS = 128, 300, 2, 5
 XL = ModelConfig(

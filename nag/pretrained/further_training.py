@@ -20,13 +20,14 @@ from nag.data.latents import latent_source, open_latents
 from nag.data.published_files import digest
 from nag.ddpm import discretise
 from nag.interpolant import add_noise
+from nag.losses import denoising_loss, target
 from nag.models import DiT, Source
 from nag.pretrained.null_branch import INITIAL, add_null, save_null, separate_branch
 from nag.support import distributed, paths
 from nag.support.device import best_device
 from nag.support.files import read_json, write_csv, write_json
 from nag.support.rng import generator
-from nag.train import TrainConfig, denoising_loss, target, train
+from nag.train import TrainConfig, train
 
 TABLE = "y_embedder.embedding_table.weight"
 HOW = {

@@ -31,7 +31,8 @@ from nag.pretrained.further_training import (
 from nag.pretrained.null_branch import initial_null, load_null, separate_branch
 from nag.support import distributed
 from nag.support.files import write_json
-from nag.train import TrainConfig, denoising_loss, fit
+from nag.losses import denoising_loss
+from nag.train import TrainConfig, fit
 
 STEPS, BATCH = 6, 8
 

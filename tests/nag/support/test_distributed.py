@@ -12,10 +12,11 @@ from gloo_worker import parts
 from torch.testing import assert_close
 
 from nag.estimator import NoiseEstimator, estimator_loss
+from nag.losses import denoising_loss
 from nag.support import distributed
 from nag.support.paths import ROOT
 from nag.support.rng import generator
-from nag.train import denoising_loss, fit
+from nag.train import fit
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -150,5 +151,7 @@ def test_what_a_failed_run_printed_is_in_its_error(tmp_path, monkeypatch):
 
     fake = Fake(stdout=iter(["one\n", "disk full\n"]), returncode=3)
     monkeypatch.setattr(distributed.subprocess, "Popen", lambda *a, **k: fake)
-    with pytest.raises(RuntimeError, match=r"companion\.experiments\.shards failed .*exit code 3[\s\S]*disk full"):
+    with pytest.raises(
+        RuntimeError, match=r"companion\.experiments\.shards failed .*exit code 3[\s\S]*disk full"
+    ):
         distributed.launch("companion.experiments.shards", tmp_path / "s.json", 2)

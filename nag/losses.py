@@ -1,0 +1,117 @@
+"""The denoising loss with noise-condition dropout, and what a trained network's errors are under
+each condition.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from nag.ddpm import discretise, learns_variance, variational_bound
+from nag.interpolant import add_noise, convert, velocity_target
+from nag.models import BatchLoss, ModelConfig, Source
+from nag.support.rng import generator
+
+
+def noise_condition_dropout(count: int, probability: float, gen: torch.Generator) -> Tensor:
+    """Which of `count` samples lose their noise condition: (B,) bool (arXiv 2510.12497, Sec. 4).
+
+        net(x_t, t, c) with probability 1 - p,   net(x_t, null, c) with probability p
+
+    The paper takes p = 0.1 and 0.2. One network so learns the noise-conditional and the
+    noise-unconditional prediction that classifier-free NAG needs; independent of class dropout."""
+    return torch.rand(count, generator=gen) < probability
+
+
+def denoising_loss(
+    images: Tensor | Source,
+    labels: Tensor,
+    class_dropout: float,
+    noise_dropout: float,
+    input_perturbation: float = 0.0,
+) -> BatchLoss:
+    """The mean of |net(x_t, t, y) - target|^2 with class and noise-condition dropout.
+
+    images (N, C, H, W) float32, or a source of them, and labels (N,) live on the CPU; probabilities
+    in [0, 1]. The target is v, eps or x0. t is uniform; on the path "ddpm" it takes that path's
+    1000 levels. A network that learns its variance gets DiT's bound on top, the mean held fixed.
+    `rows` of the batch are evaluated; random numbers are drawn for all of it, so that the parts
+    make up the whole. With `input_perturbation` gamma > 0 the state alone has the noise eps + gamma
+    xi (DDPM-IP, Ning et al., 2023). Raises ValueError if it is negative."""
+    if input_perturbation < 0:
+        raise ValueError(
+            f"input_perturbation {input_perturbation} is negative: give 0 for none; the paper has "
+            "0.1"
+        )
+
+    def loss(
+        net: nn.Module, index: Tensor, gen: torch.Generator, rows: slice = slice(None)
+    ) -> Tensor:
+        config, device, count = net.config, next(net.parameters()).device, len(index)
+        x0 = images(index, gen, rows) if callable(images) else images[index[rows]]
+        shape = (count, *x0.shape[1:])
+        t, eps = torch.rand(count, generator=gen), torch.randn(shape, generator=gen)
+        drop_class = torch.rand(count, generator=gen) < class_dropout
+        y = torch.where(drop_class, config.classes, labels[index])
+        drop_noise = noise_condition_dropout(count, noise_dropout, gen)
+        noise = eps
+        if input_perturbation:
+            noise = eps + input_perturbation * torch.randn(shape, generator=gen)
+        y, t, eps, noise, drop_noise = (a[rows].to(device) for a in (y, t, eps, noise, drop_noise))
+        x0 = x0.to(device)
+        t = discretise(t) if config.path == "ddpm" else t
+        x_t = add_noise(x0, noise, t, config.path)
+        learned = learns_variance(config)
+        out = net(x_t, t, y, drop_noise, full=True) if learned else net(x_t, t, y, drop_noise)
+        pred, fraction = out.float().tensor_split([x0.shape[1]], dim=1)
+        value = (pred - target(config, x0, eps, t)).square().mean()
+        if learned:
+            x0_hat = convert(pred.detach(), x_t, t, config.prediction, "x0", config.path)
+            value = value + variational_bound((fraction + 1) / 2, x0_hat, x0, x_t, t).mean()
+        return value
+
+    return loss
+
+
+def target(config: ModelConfig, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    """What a network of this configuration should say of the state made of x0 and eps (B, C, H, W)
+    at t (B,).
+    """
+    return {"v": velocity_target(x0, eps, t, config.path), "eps": eps, "x0": x0}[config.prediction]
+
+
+CONDITIONS = {  # way of asking: (drop class, drop noise level)
+    "class and noise level": (False, False),
+    "noise level only": (True, False),
+    "class only": (False, True),
+    "neither": (True, True),
+}
+
+
+@torch.inference_mode()
+def condition_losses(
+    net: nn.Module, images: Tensor, labels: Tensor, seed: int, bins: int = 4, batch: int = 500
+) -> dict[str, dict[str, float]]:
+    """Squared error on images (N, C, H, W) for each way of dropping conditions, by range of t; same
+    noise for all.
+    """
+    gen, device = generator(seed), next(net.parameters()).device
+    t, eps = torch.rand(len(images), generator=gen), torch.randn(images.shape, generator=gen)
+    place, table = (t * bins).long(), {}
+    t = discretise(t) if net.config.path == "ddpm" else t
+    for name, (drop_class, drop_noise) in CONDITIONS.items():
+        y = torch.full_like(labels, net.config.classes) if drop_class else labels
+        errors = []
+        for i in range(0, len(images), batch):
+            x0, e, s, c = (a[i : i + batch].to(device) for a in (images, eps, t, y))
+            pred = net(
+                add_noise(x0, e, s, net.config.path),
+                s,
+                c,
+                torch.full_like(s, drop_noise, dtype=torch.bool),
+            )
+            errors.append((pred - target(net.config, x0, e, s)).square().flatten(1).mean(1).cpu())
+        error = torch.cat(errors)
+        table[name] = {
+            f"{k / bins:.2f} to {(k + 1) / bins:.2f}": error[place == k].mean().item()
+            for k in range(bins)
+        }
+    return table
