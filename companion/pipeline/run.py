@@ -1,0 +1,239 @@
+"""Runs a notebook, or the part of it that measures or tells, as a stage of the pipeline.
+
+    python -m companion.pipeline.run NOTEBOOK EXECUTED --part measure -y "{family: sit, lr: 1e-3}"
+
+The executed copy is written after every cell, also of a run that fails. Exit codes: 1 if a cell
+fails or the run is interrupted, 2 if the stage was not started, 138 if the kernel died.
+"""
+
+import argparse
+import ast
+import logging
+import os
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
+from papermill.engines import papermill_engines
+from papermill.exceptions import PapermillExecutionError
+from papermill.execute import (
+    prepare_notebook_metadata,
+    raise_for_execution_errors,
+    remove_error_markers,
+)
+from papermill.iorw import NoDatesSafeLoader, load_notebook_node, write_ipynb
+from papermill.parameterize import parameterize_notebook
+from traitlets.config import Config
+
+from companion.pipeline import fingerprint
+
+SOCKET_PATH = (
+    100  # bytes that a Unix socket's path may have: 104 on macOS, 108 on Linux, with a few to spare
+)
+NOT_STARTED, DEAD_KERNEL = 2, 138
+
+
+class Loader(NoDatesSafeLoader):
+    """Papermill's YAML 1.1, to which 1e-3 is a number too, as to DVC's YAML 1.2."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+def parameters(texts: list[str]) -> dict:
+    """The parameters in YAML mappings, later ones first; raises ValueError for what is none."""
+    found: dict = {}
+    for text in texts:
+        try:
+            given = yaml.load(text, Loader) or {}  # a safe loader
+        except yaml.YAMLError as error:
+            raise ValueError(
+                f'the parameters {text!r} are not YAML: write them as "{{name: value}}"'
+            ) from error
+        if not isinstance(given, dict):
+            raise ValueError(
+                f'the parameters {text!r} are no mapping: write them as "{{name: value}}"'
+            )
+        found |= given
+    return found
+
+
+def known_parameters(notebook: dict) -> list[str]:
+    """The names that the first cell tagged `parameters` assigns."""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code" and "parameters" in cell["metadata"].get("tags", []):
+            tree = ast.parse(cell["source"])
+            return sorted(
+                {
+                    node.id
+                    for node in ast.walk(tree)
+                    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+                }
+            )
+    return []
+
+
+@contextmanager
+def private_sockets() -> Iterator[Config]:
+    """Settings with which the kernel is reached through a private folder, not through TCP ports.
+
+    Where there are no such sockets, or their paths would be too long, the default stays: local TCP.
+    """
+    for folder in (tempfile.gettempdir(), "/tmp"):
+        if (
+            os.name == "posix"
+            and os.access(folder, os.W_OK)
+            and len(os.fsencode(folder)) < SOCKET_PATH - 30
+        ):
+            with tempfile.TemporaryDirectory(prefix="kernel-", dir=folder) as private:
+                yield Config(
+                    KernelManager={"transport": "ipc", "connection_file": f"{private}/k.json"}
+                )
+                return
+    yield Config()
+
+
+def prepared(notebook: Path, executed: Path, part: str, values: dict) -> NotebookNode:
+    """The notebook's part with these parameters; raises ValueError for an unknown parameter."""
+    content = load_notebook_node(str(notebook))
+    known = known_parameters(content)
+    if unknown := sorted(set(map(str, values)) - set(known)):
+        raise ValueError(
+            f"{notebook.name} has no parameter {', '.join(unknown)}: "
+            f"choose from {', '.join(known) or 'none'}"
+        )
+    content.cells = [
+        cell
+        for cell in content.cells
+        if cell.cell_type != "code" or fingerprint.belongs(cell.metadata.get("tags", []), part)
+    ]
+    if values:
+        content = parameterize_notebook(content, values, kernel_name="python3", language="python")
+    return remove_error_markers(prepare_notebook_metadata(content, str(notebook), str(executed)))
+
+
+def execute(content: NotebookNode, executed: Path) -> None:
+    """Execute a notebook and write the copy; raises PapermillExecutionError or DeadKernelError."""
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    with private_sockets() as config:
+        content = papermill_engines.execute_notebook_with_engine(
+            None,
+            content,
+            kernel_name="python3",
+            output_path=str(executed),
+            progress_bar=False,
+            log_output=True,
+            config=config,
+        )
+    raise_for_execution_errors(content, str(executed))
+    write_ipynb(content, str(executed))
+
+
+def recorded(notebook: Path, part: str) -> dict[str, str]:
+    """The fingerprint files of the parts that are to run, by part; those that there are."""
+    parts = ("measure", "tell") if part == "all" else (part,)
+    files = {
+        name: fingerprint.ROOT / fingerprint.FOLDER / f"{notebook.stem}.{name}.txt"
+        for name in parts
+    }
+    return {
+        name: file.read_text(encoding="utf-8") for name, file in files.items() if file.is_file()
+    }
+
+
+def edited(notebook: Path, before: dict[str, str]) -> str:
+    """What of the code differs from these fingerprints, in words; empty if nothing does."""
+    try:
+        names = {
+            name
+            for part, text in before.items()
+            for name in fingerprint.changed(
+                text, fingerprint.of_notebook(notebook, part, fingerprint.ROOT)
+            )
+        }
+    except (ValueError, SyntaxError, OSError) as error:
+        return f"it cannot be read now: {error}"
+    return ", ".join(sorted(names))
+
+
+def run(notebook: Path, executed: Path, part: str, values: dict) -> int:
+    """Run the stage unless its code differs from its fingerprint; returns the exit code."""
+    before = recorded(notebook, part)
+    if what := edited(notebook, before):
+        print(
+            f"The code of {notebook.stem} changed since its fingerprint was taken ({what}): "
+            "run `dvc repro` again.",
+            file=sys.stderr,
+        )
+        return NOT_STARTED
+    try:
+        content = prepared(notebook, executed, part, values)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return NOT_STARTED
+    try:
+        execute(content, executed)
+    except PapermillExecutionError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except DeadKernelError:
+        traceback.print_exc()
+        return DEAD_KERNEL
+    if what := edited(notebook, before):
+        print(
+            f"The code of {notebook.stem} was edited while it ran ({what}): the results are of the "
+            "code at the start, and the next `dvc repro` will run the stage again.",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run the notebook named on the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m companion.pipeline.run", description="Run a notebook as a stage"
+    )
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("executed", type=Path, help="where the executed copy goes")
+    parser.add_argument(
+        "--part", choices=fingerprint.PARTS, default="all", help="the cells to run (default: all)"
+    )
+    parser.add_argument(
+        "-y",
+        dest="parameters",
+        action="append",
+        default=[],
+        metavar="YAML",
+        help="parameters, {name: value}",
+    )
+    given = parser.parse_args(arguments)
+    os.environ.setdefault(
+        "PYDEVD_DISABLE_FILE_VALIDATION", "1"
+    )  # else the debugger warns of Python's frozen modules
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if not given.notebook.is_file():
+        parser.error(f"there is no notebook {given.notebook}")
+    try:
+        values = parameters(given.parameters)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        return run(given.notebook, given.executed, given.part, values)
+    except KeyboardInterrupt:  # the kernel has had its own, and is shut down
+        print("Stopped.", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

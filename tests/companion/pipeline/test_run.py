@@ -1,0 +1,236 @@
+"""The runner of notebook stages: parameters, parts, errors, and code edited while it runs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from companion.pipeline import fingerprint, run
+
+# what DVC and pytest set for this process is not the small repository's
+ENV = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("DVC_ROOT", "DVC_STAGE", "MPLBACKEND", "GIT_DIR")
+} | {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "DVC_NO_ANALYTICS": "1",
+}
+
+
+def write_notebook(path, *cells):
+    """A notebook of (source, tags...) cells."""
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [
+        nbformat.v4.new_code_cell(source, metadata={"tags": tags}) for source, *tags in cells
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+def start(root, *arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "companion.pipeline.run", *map(str, arguments)],
+        cwd=root,
+        text=True,
+        env=ENV | {"DVC_ROOT": str(root), "PYTHONPATH": str(fingerprint.ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out + err
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("1e-3", 1e-3),
+        ("1.0e-4", 1e-4),
+        ("-2.5E+3", -2500.0),
+        ("3", 3),
+        ("1_000", 1000),
+        ("true", True),
+        ("null", None),
+        ("e-3", "e-3"),
+        ("2026-01-02", "2026-01-02"),
+        ("1e-3x", "1e-3x"),
+        ("nag", "nag"),
+    ],
+)
+def test_parameters_arrive_with_their_types(text, value):
+    found = run.parameters(["{a: 1, b: 2}", f"{{a: {text}}}"])
+    assert found == {"a": value, "b": 2} and type(found["a"]) is type(value)
+
+
+@pytest.mark.parametrize("text", ["3", "{a: ", "[a]"])
+def test_parameters_that_are_no_mapping(text):
+    with pytest.raises(ValueError, match="write them as"):
+        run.parameters([text])
+
+
+def test_known_parameters_whatever_the_comments_say(tmp_path):
+    path = write_notebook(
+        tmp_path / "a.ipynb",
+        (
+            "lr = 1.0  # path = t\npath: str = ''\na, b = 1, 2\nc = [\n  1,  # d = 3\n]",
+            "parameters",
+        ),
+    )
+    assert run.known_parameters(nbformat.read(path, 4)) == ["a", "b", "c", "lr", "path"]
+
+
+def test_an_unknown_parameter_is_named(tmp_path, capsys):
+    path = write_notebook(tmp_path / "a.ipynb", ("lr = 1.0\npath = 'x'", "parameters"))
+    assert run.run(path, tmp_path / "b.ipynb", "all", {"patth": 3}) == run.NOT_STARTED
+    assert capsys.readouterr().err == "a.ipynb has no parameter patth: choose from lr, path\n"
+    assert not (tmp_path / "b.ipynb").exists()
+
+
+def test_a_part_with_parameters(tmp_path):
+    """The other part's cells are not run; what is printed to stderr is shown, and nothing else."""
+    path = write_notebook(
+        tmp_path / "a.ipynb",
+        ("lr = 1.0  # lr = 2 is too much", "parameters"),
+        ("import sys\nprint('hidden')\nprint('seen', lr * 2, file=sys.stderr)", "setup"),
+        ("raise SystemError",),
+        ("open('told', 'w').write('x')", "tell"),
+    )
+    code, output = finish(
+        start(tmp_path, path, tmp_path / "new/b.ipynb", "--part", "tell", "-y", "{lr: 1e-3}")
+    )
+    lines = [
+        line for line in output.splitlines() if line and "caught in kernel" not in line
+    ]  # at times, as it is shut down
+    assert (code, lines) == (0, ["seen 0.002"])
+    assert (tmp_path / "told").read_text() == "x"
+    executed = nbformat.read(tmp_path / "new/b.ipynb", 4)
+    assert [cell.metadata.tags for cell in executed.cells] == [
+        ["parameters"],
+        ["injected-parameters"],
+        ["setup"],
+        ["tell"],
+    ]
+
+
+def test_a_failing_cell(tmp_path):
+    path = write_notebook(tmp_path / "a.ipynb", ("x = 1",), ("1 / (x - 1)",), ("x = 3",))
+    code, output = finish(start(tmp_path, path, tmp_path / "b.ipynb"))
+    assert (
+        code == 1
+        and "ZeroDivisionError" in output
+        and "1 / (x - 1)" in output
+        and "site-packages" not in output
+    )
+    assert any(
+        "error" in [o.output_type for o in cell.get("outputs", [])]
+        for cell in nbformat.read(tmp_path / "b.ipynb", 4).cells
+    )
+
+
+def test_an_interrupt_reaches_the_kernel(tmp_path):
+    path = write_notebook(
+        tmp_path / "a.ipynb",
+        (
+            "import time\nfrom pathlib import Path\n"
+            "try:\n    Path('ready').touch()\n    time.sleep(50)\n"
+            "except KeyboardInterrupt:\n    Path('saved').touch()\n    raise",
+        ),
+    )
+    process = start(tmp_path, path, tmp_path / "b.ipynb", start_new_session=True)
+    while not (tmp_path / "ready").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    code, output = finish(process)
+    assert code == 1 and output.endswith("Stopped.\n") and (tmp_path / "saved").exists()
+
+
+def test_long_folders_for_temporary_files(monkeypatch):
+    monkeypatch.setattr(run.tempfile, "gettempdir", lambda: "/tmp/" + 100 * "x")
+    with run.private_sockets() as config:
+        assert len(config.KernelManager.connection_file) < 70
+
+
+def small_repository(root, *cells):
+    """One notebook, 01_first, on one function, nag.code.number; its fingerprint is written."""
+    (root / "nag").mkdir()
+    (root / "nag/__init__.py").touch()
+    (root / "nag/code.py").write_text("def number():\n    return 1\n")
+    path = write_notebook(root / "notebooks/01_first.ipynb", *cells)
+    fingerprint.write(root)
+    return path
+
+
+def test_code_edited_before_the_start(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
+    path = small_repository(tmp_path, ("from nag.code import number\nnumber()",))
+    assert run.edited(path, run.recorded(path, "measure")) == ""
+    (tmp_path / "nag/code.py").write_text("def number():\n    return 2\n")
+    for part in ("measure", "all"):
+        assert run.run(path, tmp_path / "b.ipynb", part, {}) == run.NOT_STARTED
+        assert capsys.readouterr().err == (
+            "The code of 01_first changed since its fingerprint was taken (number): "
+            "run `dvc repro` again.\n"
+        )
+    assert run.recorded(path, "tell") == {}
+    (tmp_path / "nag/code.py").write_text("def number(:\n")
+    assert run.edited(path, run.recorded(path, "measure")).startswith("it cannot be read now")
+
+
+DVC = """
+from dvc.cli import main
+from companion.pipeline import fingerprint
+main(["init", "--no-scm", "-q"])
+for k in range(3):
+    fingerprint.write()
+    print("repro", k, main(["repro"]), flush=True)
+"""
+
+
+def test_code_edited_while_dvc_runs_the_stage(tmp_path):
+    """It ends well and says so; the next `dvc repro` runs it again, then nothing is left."""
+    small_repository(
+        tmp_path,
+        (
+            "from pathlib import Path\nfrom nag.code import number\n"
+            "Path('first').write_text(str(number()))\n"
+            "source = Path('nag/code.py')  # edited as if by hand\n"
+            "source.write_text(source.read_text().replace('1', '2'))",
+        ),
+    )
+    (tmp_path / "dvc.yaml").write_text(f"""
+stages:
+  first:
+    cmd: {sys.executable} -m companion.pipeline.run notebooks/01_first.ipynb build/first.ipynb
+    deps: [build/fingerprints/01_first.measure.txt]
+    outs: [first: {{cache: false}}]
+""")
+    env = ENV | {
+        "DVC_ROOT": str(tmp_path),
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{fingerprint.ROOT}",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", DVC], cwd=tmp_path, env=env, text=True, capture_output=True
+    )
+    first, second, third, _ = done.stdout.split("repro ")
+    said = (
+        "The code of 01_first was edited while it ran (number): the results are of the code at the"
+    )
+    assert said in done.stderr
+    assert done.stderr.count("edited while it ran") == 1
+    assert (
+        second.startswith("0 0\n")
+        and "Running stage 'first'" in first
+        and "Running stage 'first'" in second
+    )
+    assert "Running stage" not in third and (tmp_path / "first").read_text() == "2"
