@@ -198,9 +198,10 @@ def ledger(
     answers: dict[str, list[dict]] | None = None,
     source: Path = DATA / "paper_claims.json",
 ) -> list[dict]:
-    """Rows {id, statement, paper, ours, verdict, note, evidence}, one for each claim of the paper.
+    """Rows {id, statement, paper, ours, verdict, note, brief, evidence}, one for each claim.
 
-    `answers` are those of companion.report.questions. Raises KeyError or FileNotFoundError for
+    `answers` are those of companion.report.questions: "note" has all of their numbers, "brief" the
+    most important. Raises KeyError or FileNotFoundError for
     missing evidence."""
     claims = {claim["id"]: claim for claim in read_json(source)}
     ours, places, verdicts, joining = {}, {}, {}, {}
@@ -216,14 +217,18 @@ def ledger(
         # only studies measure Domain Guidance, which is half of C6
         complete = name != "C6" or bool(joining[name])
         verdicts[name] = with_studies(own, joining[name], complete)
-    words = rendering.items(
-        reader,
-        "claims.md.j2",
-        ours=ours,
-        answers=joining,
-        near=NEAR,
-        tolerance=TOLERANCE,
-        paper=paper_ratios(),
+    notes, briefs = (
+        rendering.items(
+            reader,
+            "claims.md.j2",
+            words=words,
+            ours=ours,
+            answers=joining,
+            near=NEAR,
+            tolerance=TOLERANCE,
+            paper=paper_ratios(),
+        )
+        for words in ("sentence", "brief")
     )
     return [
         claims[row["id"]]
@@ -231,7 +236,8 @@ def ledger(
             "ours": ours[row["id"]],
             "verdict": verdicts[row["id"]],
             "note": row["text"],
+            "brief": brief["text"],
             "evidence": places[row["id"]] + row["evidence"] + _places(joining[row["id"]]),
         }
-        for row in words
+        for row, brief in zip(notes, briefs, strict=True)
     ]

@@ -19,6 +19,7 @@ def answer(verdict, sentence="S."):
     return {
         "verdict": verdict,
         "sentence": sentence,
+        "brief": "B.",
         "file": "results/metrics/toy.json",
         "key": "statement_1",
     }
@@ -134,6 +135,7 @@ def test_every_claim_has_its_numbers_words_and_evidence():
         assert bool(row["evidence"]) == (row["verdict"] != "needs GPUs")
     assert by_name["C7"]["verdict"] == "partly" and by_name["C9"]["verdict"] == "needs GPUs"
     assert by_name["C7"]["note"].startswith("In small. The claim is about released")
+    assert by_name["C7"]["brief"] == by_name["C7"]["note"].replace("In small.", "B.")
     assert "need GPUs" in by_name["C7"]["note"]
     assert "Domain Guidance is not measured here" in by_name["C6"]["note"]
     assert [x["sampler"] for x in by_name["C1"]["ours"]] == [
