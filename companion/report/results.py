@@ -5,13 +5,13 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
-
+from companion.published import fid_ratios as paper_ratios
 from companion.report.evidence import Reader
 from nag.support.files import read_json
-from nag.support.paths import DATA, RESULTS, ROOT
+from nag.support.paths import RESULTS, ROOT
 from nag.support.uncertainty import show
 
+__all__ = ["build_summary", "committed", "compare", "close", "over_unguided", "paper_ratios"]
 ARMS = ("none", "nag", "cfg", "cfg+nag")
 ARM_NAMES = {"none": "no guidance", "nag": "NAG", "cfg": "CFG", "cfg+nag": "CFG + NAG"}
 METRICS = ("fd", "fd_inf", "kid", "precision", "recall", "shift_late")
@@ -51,20 +51,6 @@ def over_unguided(summary: dict, metric: str = "fd") -> dict[str, dict[str, floa
         family: {arm: s[metric]["value"] / arms["none"][metric]["value"] for arm, s in arms.items()}
         for family, arms in summary.items()
     }
-
-
-def paper_ratios() -> dict[str, dict[str, float]]:
-    """The paper's FID of each arm over its unguided one, ImageNet 256, by model, from
-    data/paper_results.csv.
-    """
-    table = pd.read_csv(DATA / "paper_results.csv")
-    table = table[(table.table == "imagenet_converged") & (table.metric == "fid")]
-    arms = {("none", 0): "none", ("none", 1): "nag", ("cfg", 0): "cfg", ("cfg", 1): "cfg+nag"}
-    ratios = {}
-    for model, rows in table.groupby("model"):
-        fid = {arms[r.guidance, r.nag]: r.value for r in rows.itertuples()}
-        ratios[model] = {arm: value / fid["none"] for arm, value in fid.items()}
-    return ratios
 
 
 def committed(file: str) -> Any:

@@ -1,0 +1,146 @@
+"""The arms of the main pipeline: sampled by notebook 5, read by notebooks 6 and 7.
+
+An arm's file has a key of everything that decides it, so that samples of other settings, weights
+or code are never taken for it."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from companion.experiments import shards
+from companion.experiments.generate import (
+    Arm,
+    SampleConfig,
+    code_version,
+    load_arrays,
+    sample,
+    save_arrays,
+)
+from nag import checkpoint
+from nag.data.published_files import digest
+from nag.estimator import NoiseEstimator, posterior_mean
+from nag.models import PATH_OF
+from nag.pretrained.null_branch import load_null
+from nag.samplers.registry import resolve, resolve_grid
+from nag.support import distributed
+from nag.support.device import best_device, resolve_precision
+from nag.support.files import read_json, write_json
+from nag.support.paths import RESULTS, ROOT
+
+Run = dict[str, np.ndarray]  # what `generate.sample` returns
+
+
+def guidance_of(family: str, arm: str, file: str = "") -> Arm:
+    """The guidance of a family's arm: notebook 4's choice, or what another file has under "chosen".
+
+    Raises FileNotFoundError without the file, KeyError for an arm that it does not have."""
+    choices = read_json(ROOT / (file or f"results/metrics/tune-{family}.json"))
+    return Arm(**choices.get(family, choices)["chosen"][arm])
+
+
+def key_of(spec: shards.ShardConfig, family: str) -> str:
+    """Short hash of everything that decides an arm's arrays: guidance, solver, grid, steps, seeds,
+    kept states, precision, the contents of all weight files, decoder, code, PyTorch."""
+    c, path = spec.config, PATH_OF[family]
+    made = {
+        "arm": spec.arm.model_dump(mode="json"),
+        "solver": resolve(c.sampler, path),
+        "grid": resolve_grid(c.sampler, path, c.grid),
+        "steps": c.steps,
+        "seeds": [c.first_seed, c.n_images],
+        "states": [min(c.trajectories, c.n_images), c.kept],
+        "precision": resolve_precision(c.precision, best_device()),
+        "weights": [digest(ROOT / name) for name in (spec.weights, spec.null) if name],
+        "kind": spec.kind,
+        "vae": spec.vae,
+        "code": code_version(),
+        "torch": torch.__version__,
+    }
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def kept(path: Path, key: str, make: Callable[[], Run]) -> Run:
+    """The arrays at `path` if they were made under this key; otherwise made and saved there."""
+    if path.is_file():
+        arrays = load_arrays(path)
+        if str(arrays.get("key")) == key:
+            return arrays
+    arrays = make() | {"key": np.array(key)}
+    save_arrays(path, arrays)
+    return arrays
+
+
+def sample_arm(spec: shards.ShardConfig, name: str, folder: Path, processes: int = 0) -> Run:
+    """Sample an arm, in this kernel and at once, or in shards if `spec.shard_size` is below the
+    number of images.
+
+    Shards are made by so many processes (`distributed.local_processes`), and also written as one
+    ADM file, folder/samples/NAME.npz. Needs shards if images are decoded."""
+    if spec.shard_size >= spec.config.n_images and not spec.vae:
+        net = checkpoint.load(ROOT / spec.weights, spec.kind)
+        null = load_null(ROOT / spec.null, net, digest(ROOT / spec.weights)) if spec.null else None
+        return sample(net, spec.arm.terms(null), spec.config)
+    processes = distributed.local_processes(processes)
+    if processes:
+        path = folder / "specs" / f"sample-{name}.json"
+        write_json(path, spec.model_dump(mode="json"))
+        distributed.launch("companion.experiments.shards", path, processes)
+    else:
+        shards.run(spec)
+    shards.export(folder / "samples" / f"{name}.npz", spec)
+    return shards.merge(spec)
+
+
+def runs_of(
+    folder: Path, family: str, arms: Sequence[str], config: SampleConfig, latents: str = ""
+) -> dict[str, Run]:
+    """The arms of a family in folder/arrays, as notebook 5 left them.
+
+    An arm of Fashion-MNIST that is missing, or was made under another key, is sampled now by the
+    committed network. Those of latents must be there (FileNotFoundError)."""
+    files = {arm: folder / "arrays" / f"{family}-{arm}.npz" for arm in arms}
+    if latents:
+        return {arm: load_arrays(file) for arm, file in files.items()}
+    specs = {
+        arm: shards.ShardConfig(
+            weights=f"results/weights/{family}.safetensors",
+            arm=guidance_of(family, arm),
+            config=config,
+            shard_size=config.n_images,
+            out=".",
+        )
+        for arm in arms
+    }
+    return {
+        arm: kept(
+            files[arm],
+            key_of(spec, family),
+            lambda spec=spec, arm=arm: sample_arm(spec, arm, folder),
+        )
+        for arm, spec in specs.items()
+    }
+
+
+def reader(path: str, folder: Path, latents: str = "", channels: int = 1) -> Callable:
+    """The noise-level estimator of a forward process as x (B, C, H, W) -> E[t | x] (B,).
+
+    The committed one for Fashion-MNIST, that in `folder` for latents."""
+    home = folder if latents else RESULTS
+    file = home / "weights" / f"estimator-{path}.safetensors"
+    device = best_device()
+    net = checkpoint.load_weights(file, NoiseEstimator(channels)).to(device)
+    return lambda x: posterior_mean(net, x.to(device))
+
+
+def first_images(run: Mapping[str, np.ndarray], n: int = 10) -> Run:
+    """The first n images of an arm with their labels and seeds, and seven states of the first one:
+    a small file from which figures are drawn."""
+    picks = [round(k * (len(run["times"]) - 1) / 6) for k in range(7)]
+    first = {name: run[name][:n] for name in ("images", "labels", "seeds")}
+    if len(run["states"]):
+        first |= {"states": run["states"][0, picks], "times": run["times"][picks]}
+    return first

@@ -1,0 +1,115 @@
+"""The noise shift of several arms as notebook 6 measures and keeps it."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from companion.experiments.arms import Run, guidance_of
+from companion.experiments.generate import SampleConfig, sample
+from nag import checkpoint
+from nag.shift import energy_residual, estimated_times, forward_states, late_ratio, noise_shift
+from nag.support.paths import WEIGHTS
+
+
+class Readings(NamedTuple):
+    """What the estimator says of sampled and forward states, and the noise shift by arm."""
+
+    times: np.ndarray  # (K,)
+    control: np.ndarray  # (M', K) estimated levels of forward states of real images
+    levels: dict[str, np.ndarray]  # of each arm, (M, K)
+    shifts: dict[str, dict]  # of each arm, what `nag.shift.noise_shift` returns
+    energy: dict[str, np.ndarray]  # of each arm, `nag.shift.energy_residual` (K,)
+
+
+def read(
+    runs: Mapping[str, Run], real: Tensor, reader: Callable, path: str, resamples: int = 1000
+) -> Readings:
+    """Read the states of all arms, which share their times, against forward states of real images
+    (M', C, H, W)."""
+    times = next(iter(runs.values()))["times"]
+    control = estimated_times(reader, forward_states(real, times, path))
+    levels = {arm: estimated_times(reader, run["states"]) for arm, run in runs.items()}
+    return Readings(
+        times,
+        control,
+        levels,
+        {arm: noise_shift(level, control, times, resamples) for arm, level in levels.items()},
+        {arm: energy_residual(run["states"], times, path) for arm, run in runs.items()},
+    )
+
+
+def stochastic(
+    family: str, images: int, steps: int, first_seed: int, compile: bool
+) -> dict[str, Run]:
+    """The unguided arm and the NAG arm of the committed network under the paper's samplers
+    (Euler-Maruyama for SiT, DDPM for DiT), all states kept; nothing if no images are wanted."""
+    if not images:
+        return {}
+    config = SampleConfig(
+        sampler="sde",
+        steps=steps,
+        n_images=images,
+        first_seed=first_seed,
+        trajectories=images,
+        compile=compile,
+    )
+    net = checkpoint.load(WEIGHTS / f"{family}.safetensors")
+    return {arm: sample(net, guidance_of(family, arm).terms(), config) for arm in ("none", "nag")}
+
+
+def arrays(found: Readings) -> dict[str, np.ndarray]:
+    """The readings as the arrays of an npz file: times, control, and each arm's levels."""
+    return {"times": found.times, "control": found.control} | found.levels
+
+
+def curves(found: Readings, **protocol: object) -> dict:
+    """delta(t) and the energy residual of each arm at times above zero as JSON, rounded to 1e-6.
+
+    The last state, at t = 0, is the image itself, of whose noise level the estimator knows nothing.
+    """
+    on = found.times > 0
+
+    def rounded(values: np.ndarray) -> list[float]:
+        return np.round(values[on], 6).tolist()
+
+    delta = {
+        _name(arm): {k: rounded(v) for k, v in shift["delta"].items()}
+        for arm, shift in found.shifts.items()
+    }
+    energy = {_name(arm): rounded(v) for arm, v in found.energy.items()}
+    return {"times": found.times[on].tolist(), "energy": energy} | protocol | delta
+
+
+def numbers(found: Readings, **protocol: object) -> dict:
+    """Late and middle shift, growth, late spread, and |late| over the unguided arm's, with 95 %
+    intervals, by arm."""
+
+    def of(shift: dict) -> dict:
+        parts = {
+            "shift_late": "late",
+            "middle": "middle",
+            "growth": "growth",
+            "spread_late": "spread",
+        }
+        row = {name: shift[part] for name, part in parts.items()}
+        row["late_ratio"] = late_ratio(shift, found.shifts["none"], found.times)
+        return {name: {k: float(v) for k, v in x.items()} for name, x in row.items()}
+
+    rows = {_name(arm): of(shift) for arm, shift in found.shifts.items()}
+    for row in rows.values():
+        row["shift_late"] |= protocol
+    return rows
+
+
+def bias(found: Readings) -> float:
+    """The largest bias of the estimator itself, forward states against their own t, over
+    0 < t <= 0.2."""
+    late = (found.times > 0) & (found.times <= 0.2)
+    return float(np.abs(found.control.mean(0) - found.times)[late].max())
+
+
+def _name(arm: str) -> str:
+    """An arm's name in results: "cfg+nag" for the file name "cfg-nag"."""
+    return arm.replace("-", "+")

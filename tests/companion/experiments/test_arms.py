@@ -1,0 +1,123 @@
+"""Arms are kept under everything that decides them, and sampled alike at once and in shards."""
+
+import numpy as np
+import pytest
+import torch
+
+from companion.experiments import arms
+from companion.experiments.generate import Arm, SampleConfig, load_arrays, save_arrays
+from companion.experiments.shards import ShardConfig
+from nag import checkpoint
+from nag.models import DiT
+
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
+
+@pytest.fixture
+def spec(tmp_path, tiny):
+    checkpoint.save(tmp_path / "net.safetensors", tiny())
+
+    def build(out="shards", w_nag=0.5, shard_size=6, **changes):
+        settings = {"steps": 3, "n_images": 6, "trajectories": 4, "compile": False}
+        return ShardConfig(
+            weights=str(tmp_path / "net.safetensors"),
+            arm=Arm(w_nag=w_nag),
+            config=SampleConfig(**settings | {"precision": "fp32"} | changes),
+            shard_size=shard_size,
+            out=str(tmp_path / out),
+        )
+
+    return build
+
+
+def test_the_key_has_everything_that_decides_an_arm(spec, tmp_path, tiny):
+    key = arms.key_of(spec(), "sit")
+    others = [
+        {"w_nag": 1.0},
+        {"steps": 4},
+        {"sampler": "heun"},
+        {"grid": "logsnr"},
+        {"n_images": 5},
+        {"first_seed": 1},
+        {"trajectories": 3},
+        {"states_every": 2},
+        {"precision": "bf16"},
+    ]
+    assert len({key, *(arms.key_of(spec(**changes), "sit") for changes in others)}) == 10
+    same = [{"network_batch": 2}, {"compile": True}, {"trajectories": 4}, {"sampler": "euler"}]
+    assert {arms.key_of(spec(**changes), "sit") for changes in same} == {key}
+    checkpoint.save(tmp_path / "net.safetensors", tiny())  # other weights under the same name
+    assert arms.key_of(spec(), "sit") != key
+
+
+def test_what_is_kept_is_used_under_its_own_key_only(tmp_path):
+    made, path = [], tmp_path / "arm.npz"
+
+    def get(key):
+        def make():
+            made.append(key)
+            return {"x": np.full(3, len(made))}
+
+        return arms.kept(path, key, make)["x"].tolist()
+
+    assert get("a") == get("a") == [1, 1, 1] and get("b") == get("b") == [2, 2, 2]
+    save_arrays(path, {"x": np.zeros(3)})  # as files were before they had a key
+    assert get("b") == [3, 3, 3] and made == ["a", "b", "b"]
+
+
+def test_notebook_7_after_another_sampler_does_not_take_the_first_ones_samples(tmp_path):
+    settings = {"steps": 2, "n_images": 2, "trajectories": 0, "compile": False}
+    runs = [
+        arms.runs_of(tmp_path, "sit", ["none"], SampleConfig(sampler=sampler, **settings))["none"]
+        for sampler in ("euler", "heun", "heun")
+    ]
+    assert runs[0]["nfe"] != runs[1]["nfe"] and "seconds" in runs[1]
+    np.testing.assert_array_equal(runs[1]["images"], runs[2]["images"])
+
+
+def test_shards_are_the_same_images_and_their_file_is_adms(spec, tmp_path):
+    whole = arms.sample_arm(spec(), "sit-nag", tmp_path)
+    parts = arms.sample_arm(spec(out="parts", shard_size=4), "sit-nag", tmp_path)
+    assert np.abs(whole["images"].astype(int) - parts["images"]).max() <= 1
+    exported = load_arrays(tmp_path / "samples/sit-nag.npz")["arr_0"]
+    np.testing.assert_array_equal(exported[..., 0], parts["images"][:, 0])
+
+
+def test_a_null_condition_trained_apart_is_used_in_one_piece_too(spec, monkeypatch, tiny):
+    seen = []
+    other = tiny()
+    monkeypatch.setattr(arms, "load_null", lambda *given: seen.append(given[0]) or other)
+    plain = spec()
+    run = arms.sample_arm(plain.model_copy(update={"null": plain.weights}), "sit-nag", None)
+    assert len(seen) == 1 and run["images"].shape == (6, 1, 8, 8)
+
+
+def test_arms_of_latents_must_be_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no samples at"):
+        arms.runs_of(tmp_path, "sit", ["none"], SampleConfig(), latents="somewhere")
+
+
+def test_guidance_is_notebook_4s_choice_or_a_files(tmp_path):
+    assert arms.guidance_of("sit", "none") == Arm()
+    assert arms.guidance_of("dit", "nag", "imagenet/presets.json").w_nag == 1.0
+    with pytest.raises(KeyError):
+        arms.guidance_of("sit", "nothing")
+
+
+def test_the_committed_estimator_reads_the_level_of_forward_states():
+    from companion.experiments.images import held_out
+    from nag.shift import estimated_times, forward_states
+
+    real, _ = held_out("", 20)
+    times = torch.tensor([0.1, 0.2])
+    with torch.inference_mode():
+        levels = estimated_times(arms.reader("linear", None), forward_states(real, times, "linear"))
+    np.testing.assert_allclose(levels.mean(0), times, atol=0.01)
+
+
+def test_first_images_are_a_small_file_with_seven_states(spec, tmp_path):
+    run = arms.sample_arm(spec(steps=9), "sit-nag", tmp_path)
+    first = arms.first_images(run, n=3)
+    assert first["images"].shape == (3, 1, 8, 8) and first["states"].shape == (7, 1, 8, 8)
+    assert first["times"][0] == 1 and first["times"][-1] == 0
+    assert isinstance(checkpoint.load(spec().weights), DiT)

@@ -1,0 +1,34 @@
+"""The choice of the guidance weights: every candidate once, the least bias-corrected distance."""
+
+import pandas as pd
+
+from companion.experiments import tuning
+from companion.experiments.generate import Arm
+
+
+def test_candidates_are_none_each_alone_and_all_pairs():
+    found = tuning.candidates([1, 2], [1.5], [0.5, 1], [1.25, 1.5])
+    assert found[:4] == [Arm(), Arm(w_nag=1), Arm(w_nag=2), Arm(cfg=1.5)]
+    assert {(a.w_nag, a.cfg) for a in found[4:]} == {(0.5, 1.25), (1, 1.25), (0.5, 1.5), (1, 1.5)}
+
+
+def sweep():
+    rows = [(0, 1, 3), (1, 1, 2), (2, 1, 1), (3, 1, 2.5), (0, 1.5, 1.4), (0, 2, 1.5), (1, 1.5, 0.9)]
+    table = pd.DataFrame(rows, columns=["w_nag", "cfg", "fd_inf"])
+    return table.assign(fd=-table.fd_inf)  # the raw distance must not decide
+
+
+def test_the_least_bias_corrected_distance_of_each_arm_is_chosen():
+    assert tuning.best(sweep()) == {
+        "none": Arm(),
+        "nag": Arm(w_nag=2),
+        "cfg": Arm(cfg=1.5),
+        "cfg-nag": Arm(w_nag=1, cfg=1.5),
+    }
+
+
+def test_a_choice_at_an_end_of_its_list_is_named():
+    table = sweep()
+    assert tuning.at_an_end(table, tuning.best(table)) == ["cfg"]
+    few = table[table.w_nag < 3]
+    assert tuning.at_an_end(few, tuning.best(few)) == ["w_nag", "cfg"]
