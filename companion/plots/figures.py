@@ -30,6 +30,7 @@ from companion.plots.style import (
     style,
 )
 from nag.shift import posterior_kde
+from nag.support.uncertainty import Z95
 
 __all__ = [
     "calibration",
@@ -42,7 +43,6 @@ __all__ = [
     "training_curves",
     "tuning",
 ]
-Z95 = 1.959964
 ROUND = (1, 2, 2.5, 5, 10)  # steps between ticks
 QUALITY = {
     "fd": "Fréchet distance\n(lower is better)",
@@ -85,7 +85,8 @@ def posterior_density(
     for arm, levels in sets.items():
         if np.ndim(levels) != 2 or np.shape(levels)[1] != len(times):
             raise ValueError(
-                f"estimates of {arm!r} are {np.shape(levels)}: give one column per time ({len(times)})"
+                f"estimates of {arm!r} are {np.shape(levels)}: give one column per time "
+                f"({len(times)})"
             )
     fig, axes = panels(len(at), 4)
     for ax, t in zip(axes, at, strict=True):
@@ -159,11 +160,15 @@ def shift_curves(
                 np.asarray(curves[arm][key])[keep] for key in ("value", "low", "high")
             )
             look = arm_style(arm)
-            ax.fill_between(times[keep], low, high, color=look["color"], alpha=0.18, lw=0)
+            # Faint, with thin edges: dark bands of several arms would mix to a colour of none.
+            ax.fill_between(times[keep], low, high, color=look["color"], alpha=0.08, lw=0)
+            for edge in (low, high):
+                ax.plot(times[keep], edge, color=look["color"], lw=0.5, alpha=0.7, zorder=2)
             ax.plot(times[keep], value, markevery=(i * every // len(arms), every), zorder=3, **look)
         ax.margins(x=0.02)
         ax.invert_xaxis()
         ax.set_xlabel("nominal noise level t (sampling →)")
+    zoom.xaxis.set_major_locator(MaxNLocator(4, steps=ROUND))
     whole.axvspan(late, 0, color=PALE, alpha=0.4, lw=0, zorder=0)
     whole.set(
         ylabel="shift δ(t), in units of t\n(sampled − forward estimate)",
@@ -178,23 +183,31 @@ def sample_grid(
     images: Mapping[str, np.ndarray],
     labels: Sequence[str],
     *,
+    real: np.ndarray | None = None,
+    settings: Mapping[str, str] | None = None,
     title: str = "Samples from the same seeds",
     note: str = "",
 ) -> Figure:
     """Rows of uint8 images (n, H, W) or (n, C, H, W), C of 1 or 3, a row per arm; column i has the
     i-th of n labels.
 
-    Raises ValueError for an unknown arm or images of another number, type or size.
+    `settings` are shown below the names of arms, such as "w = 2"; `real` images of the same labels
+    make the last row. Raises ValueError for an unknown arm or images of another number, type or
+    size.
     """
-    arms = ordered(images)
+    arms, settings = ordered(images), settings or {}
+    names = ["\n".join([ARMS[arm]["label"], settings.get(arm, "")]).strip() for arm in arms]
     stacks = {arm: np.asarray(images[arm]) for arm in arms}
+    if real is not None:
+        stacks["real images"] = np.asarray(real)
+        names.append("real images")
     stacks = {arm: x[:, None] if x.ndim == 3 else x for arm, x in stacks.items()}
     n, shape, gap = len(labels), (len(labels), *stacks[arms[0]].shape[1:]), 2
     for arm, x in stacks.items():
         if x.dtype != np.uint8 or x.ndim != 4 or x.shape != shape or x.shape[1] not in (1, 3):
             raise ValueError(
-                f"images of {arm!r} are {x.dtype} {x.shape}: give uint8 ({n}, 1 or 3, H, W), the same "
-                "size for all arms"
+                f"images of {arm!r} are {x.dtype} {x.shape}: give uint8 ({n}, 1 or 3, H, W), the "
+                "same size for all arms"
             )
     padded = [
         np.pad(x, ((0, 0), (0, 0), (0, gap), (0, gap)), constant_values=255)
@@ -204,12 +217,10 @@ def sample_grid(
         :, :-gap, :-gap
     ]
     height, width = shape[2] + gap, shape[3] + gap
-    fig, ax = plt.subplots(figsize=(WIDTH, 0.8 + (WIDTH - 1) * len(arms) * height / (n * width)))
+    fig, ax = plt.subplots(figsize=(WIDTH, 0.8 + (WIDTH - 1) * len(names) * height / (n * width)))
     ax.imshow(np.moveaxis(canvas, 0, -1).squeeze(), cmap="gray", vmin=0, vmax=255)
     ax.set_xticks(np.arange(n) * width + (width - gap) / 2, labels)
-    ax.set_yticks(
-        np.arange(len(arms)) * height + (height - gap) / 2, [ARMS[arm]["label"] for arm in arms]
-    )
+    ax.set_yticks(np.arange(len(names)) * height + (height - gap) / 2, names)
     ax.tick_params(length=0, top=False, labeltop=True, labelbottom=False, labelsize=9.5)
     ax.grid(False)
     ax.spines[:].set_visible(False)
@@ -350,13 +361,15 @@ def training_curves(
 def quality(
     summary: Mapping[str, Mapping[str, Mapping[str, float]]],
     *,
+    floor: Mapping[str, Mapping[str, float]] | None = None,
     title: str = "Distance and diversity of the samples, with 95 % intervals",
     note: str = "",
 ) -> Figure:
     """Fréchet distance, KID, precision and recall with intervals, {arm: {metric: {"value", "low",
     "high"}}}.
 
-    A panel per metric, a row per arm. Raises ValueError for an unknown arm or a missing metric.
+    A panel per metric, a row per arm; `floor` is the same of as many real training images, drawn as
+    a line. Raises ValueError for an unknown arm or a missing metric.
     """
     arms = ordered(summary)
     for arm in arms:
@@ -383,15 +396,20 @@ def quality(
                 ha="center",
                 fontsize=8.5,
             )
+        if floor is not None:
+            ax.axvline(floor[metric]["value"], color=INK, ls=":", lw=1.2, zorder=1)
         ax.set_xlabel(name)
         ax.margins(x=0.2)
         if metric in ("fd", "kid"):
-            ax.set_xlim(left=min(0, *(summary[arm][metric]["low"] for arm in arms)))
+            ax.autoscale_view()
+            low, high = min(0, *(summary[arm][metric]["low"] for arm in arms)), ax.get_xlim()[1]
+            ax.set_xlim(low - 0.04 * (high - low) * (low < 0), high)
         ax.xaxis.set_major_locator(MaxNLocator(4, steps=ROUND))
         ax.grid(axis="y", visible=False)
     axes[0].set_yticks(range(len(arms)), [ARMS[arm]["label"] for arm in arms], fontsize=10)
     axes[0].set_ylim(len(arms) - 0.6, -0.7)
-    return frame(fig, title, note)
+    legend = [line(color=INK, ls=":", lw=1.2, label="as many real training images")]
+    return frame(fig, title, note, *([legend] if floor is not None else []))
 
 
 @style()
@@ -399,15 +417,16 @@ def tuning(
     table: pd.DataFrame,
     chosen: Mapping[str, tuple[float, float]],
     *,
-    title: str = "Fréchet distance and late noise shift against the NAG weight",
+    title: str = "Bias-corrected distance and late noise shift against the NAG weight",
     note: str = "",
 ) -> Figure:
-    """Columns w_nag, cfg, fd, fd_low, fd_high, shift_late: a line per CFG scale; `chosen` is {arm:
-    (w_nag, cfg)}.
+    """Bias-corrected distance and late shift against w_nag, a line per CFG scale, from columns
+    w_nag, cfg, fd_inf, shift_late; `chosen` is {arm: (w_nag, cfg)}.
 
-    Raises ValueError for a missing column, an unknown arm, or a chosen point that is not in the
-    table."""
-    need(table, ("w_nag", "cfg", "fd", "fd_low", "fd_high", "shift_late"), "the tuning table")
+    Columns fd_inf_low and fd_inf_high, if there, are drawn as 95 % intervals. Raises ValueError for
+    a missing column, an unknown arm, or a chosen point that is not in the table."""
+    need(table, ("w_nag", "cfg", "fd_inf", "shift_late"), "the tuning table")
+    intervals = {"fd_inf_low", "fd_inf_high"} <= set(table)
     scales = sorted(table["cfg"].unique())
     colors, markers = sns.color_palette("viridis", len(scales)), "o^sDvPX*"
     fig, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 4.2))
@@ -415,8 +434,9 @@ def tuning(
     for i, scale in enumerate(scales):
         rows = table[table["cfg"] == scale].sort_values("w_nag")
         look = {"color": colors[i], "marker": markers[i % len(markers)], "lw": 1.3}
-        error = np.stack([rows["fd"] - rows["fd_low"], rows["fd_high"] - rows["fd"]])
-        left.errorbar(rows["w_nag"], rows["fd"], error, capsize=2, **look)
+        left.plot(rows["w_nag"], rows["fd_inf"], **look)
+        if intervals:
+            left.vlines(rows["w_nag"], rows["fd_inf_low"], rows["fd_inf_high"], look["color"], lw=1)
         right.plot(rows["w_nag"], rows["shift_late"], **look)
         lines.append(line(label=f"{scale:g}" + (" (off)" if scale == 1 else ""), **look))
     rings = [line(ls="none", label="chosen:")]
@@ -425,17 +445,20 @@ def tuning(
         row = table[np.isclose(table["w_nag"], w) & np.isclose(table["cfg"], scale)]
         if row.empty:
             raise ValueError(
-                f"the choice of {arm!r}, w_nag = {w:g} and cfg = {scale:g}, is not in the table: sweep it"
+                f"the choice of {arm!r}, w_nag = {w:g} and cfg = {scale:g}, is not in the table: "
+                "sweep it"
             )
         ring = arm_style(arm) | {"linestyle": "none", "ms": 13, "mfc": "none", "mew": 2}
-        left.plot(w, row["fd"].iloc[0], zorder=4, **ring)
+        left.plot(w, row["fd_inf"].iloc[0], zorder=4, **ring)
         right.plot(w, row["shift_late"].iloc[0], zorder=4, **ring)
         rings.append(line(**ring | {"ms": 9}))
     right.axhline(0, color=INK, lw=1, zorder=1)
+    for ax in (left, right):
+        ax.margins(x=0.08, y=0.1)  # room for the rings
     weight = r"NAG weight $w_\mathrm{nag}$"
     left.set(
         xlabel=weight,
-        ylabel="Fréchet distance (95 % intervals)",
+        ylabel="bias-corrected Fréchet distance" + "\n(95 % intervals)" * intervals,
         title="sample quality (lower is better)",
     )
     right.set(

@@ -37,6 +37,15 @@ ARMS = {
         "linestyle": (0, (1, 1)),
     },
 }
+TITLES = {"sit": "SiT-mini", "dit": "DiT-mini"}  # the committed networks as texts name them
+SOLVERS = {
+    "euler": "Euler",
+    "euler_maruyama": "Euler–Maruyama",
+    "heun": "Heun",
+    "ddim": "DDIM",
+    "ddim_eta1": "DDIM (η = 1)",
+    "ddpm": "DDPM",
+}
 RC = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -82,6 +91,11 @@ def arm_style(arm: str) -> dict:
     if arm not in ARMS:
         raise ValueError(f"unknown arm {arm!r}: choose one of {list(ARMS)}")
     return dict(ARMS[arm])
+
+
+def solver_name(solver: str) -> str:
+    """A solver as texts name it; one without another name keeps its own."""
+    return SOLVERS.get(solver, solver)
 
 
 def ordered(arms: Collection[str]) -> list[str]:

@@ -43,7 +43,11 @@ def table():
     )
     fd = (rows["w_nag"] - 1) ** 2 + rows["cfg"]
     return rows.assign(
-        fd=fd, fd_low=fd - 0.1, fd_high=fd + 0.2, shift_late=0.01 - 0.006 * rows["w_nag"]
+        fd=fd + 5,
+        fd_inf=fd,
+        fd_inf_low=fd - 0.1,
+        fd_inf_high=fd + 0.2,
+        shift_late=0.01 - 0.006 * rows["w_nag"],
     )
 
 
@@ -96,16 +100,13 @@ def test_shift_draws_the_arrays_from_noise_to_data():
     for ax, keep in ((whole, slice(None)), (zoom, late)):
         left, right = ax.get_xlim()
         assert left > right
-        bands = {
-            to_hex(band.get_facecolor()): band.get_paths()[0].vertices for band in ax.collections
-        }
         for arm in GUIDED:
-            (line,) = arm_lines(ax, arm)
+            low, high, line = arm_lines(ax, arm)
             np.testing.assert_array_equal(line.get_xdata(), TIMES[keep])
             np.testing.assert_array_equal(line.get_ydata(), data[arm]["value"][keep])
             assert line.get_marker() == ARMS[arm]["marker"]
-            assert np.isin(data[arm]["high"][keep], bands[ARMS[arm]["color"]][:, 1]).all()
-            assert np.isin(data[arm]["low"][keep], bands[ARMS[arm]["color"]][:, 1]).all()
+            np.testing.assert_array_equal(low.get_ydata(), data[arm]["low"][keep])
+            np.testing.assert_array_equal(high.get_ydata(), data[arm]["high"][keep])
     assert whole.get_xlim()[0] >= 1 and zoom.get_xlim()[0] < 0.25
     with pytest.raises(ValueError, match=r"per time \(50\)"):
         figures.shift_curves(TIMES[1:], data)
@@ -124,6 +125,15 @@ def test_grid_keeps_every_pixel(shape):
             np.testing.assert_array_equal(
                 pixels[30 * row : 30 * row + 28, 30 * i : 30 * i + 28], expected
             )
+
+
+def test_grid_names_settings_and_ends_with_real_images():
+    images = {arm: RNG.integers(0, 256, (2, 28, 28), dtype=np.uint8) for arm in ("none", "nag")}
+    real = RNG.integers(0, 256, (2, 28, 28), dtype=np.uint8)
+    (ax,) = figures.sample_grid(images, ["a", "b"], real=real, settings={"nag": "w = 2"}).axes
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    assert names == ["no guidance", "NAG\nw = 2", "real images"]
+    np.testing.assert_array_equal(np.asarray(ax.images[0].get_array())[60:88, :28], real[0])
 
 
 def test_grid_rejects_unlike_images():
@@ -195,6 +205,8 @@ def test_quality_shows_values_and_intervals():
     assert [text.get_text() for text in axes[0].get_yticklabels()] == [
         ARMS[arm]["label"] for arm in GUIDED
     ]
+    floored = figures.quality(data, floor=data["none"]).axes[0]
+    assert [0, 0] in [list(line.get_xdata()) for line in floored.lines]
     del data["nag"]["kid"]
     with pytest.raises(ValueError, match="'kid'"):
         figures.quality(data)
@@ -202,15 +214,16 @@ def test_quality_shows_values_and_intervals():
 
 def test_tuning_shows_the_sweep_and_the_choice():
     left, right = figures.tuning(table(), {"nag": (2.0, 1.0), "none": (0.0, 1.0)}).axes
-    first = left.containers[0].lines[0]
-    np.testing.assert_array_equal(first.get_xydata(), [[0, 2], [1, 1], [2, 2]])
-    bars = left.containers[1].lines[2][0].get_segments()
+    np.testing.assert_array_equal(left.lines[0].get_xydata(), [[0, 2], [1, 1], [2, 2]])
+    bars = left.collections[1].get_segments()
     np.testing.assert_allclose([bar[:, 1] for bar in bars], [[2.9, 3.2], [1.9, 2.2], [2.9, 3.2]])
     (ring,) = arm_lines(left, "nag")
     assert ring.get_xydata().tolist() == [[2, 2]]
     assert arm_lines(right, "nag")[0].get_ydata()[0] == pytest.approx(-0.002)
     with pytest.raises(ValueError, match="not in the table"):
         figures.tuning(table(), {"nag": (0.7, 1.0)})
+    plain = figures.tuning(table().drop(columns="fd_inf_low"), {}).axes[0]
+    assert not plain.collections, "no intervals were given"
 
 
 @pytest.mark.parametrize(
