@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro imagenet test test-fast lint bench figures docs readme notebooks-lint notebooks-strip lock clean
+.PHONY: help setup repro tell imagenet test test-fast lint bench figures docs readme notebooks-lint notebooks-strip lock clean
 
 help: ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +46,13 @@ test: setup ## unit and pipeline tests, and every notebook at its small defaults
 	@cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); workers=$$(( cores > 8 ? 8 : cores )); \
 	OMP_NUM_THREADS=$$(( cores / workers )) $(BIN)/pytest -q -n $$workers --dist loadfile --no-loadscope-reorder --run-slow \
 	  --nbval-lax --nbval-current-env $(LONGEST) $(NOTEBOOKS) $(AFTER) $(TESTS) $(LAST)
+
+tell: setup ## compose figures, answers, README and docs/ from the numbers that are there, in seconds
+	@$(BIN)/dvc repro --quiet --single-item fingerprints
+	@$(BIN)/dvc repro --single-item --glob 'studies/dvc.yaml:*-tell*'
+	@$(BIN)/python -m companion.report answers
+	@$(BIN)/dvc repro --single-item claims
+	@$(BIN)/python -m companion.report docs
 
 imagenet: setup ## the paper's scale on GPUs: see imagenet/README.md first
 	@$(BIN)/python -m companion.experiments.preflight imagenet/params.yaml

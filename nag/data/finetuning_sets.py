@@ -6,6 +6,8 @@ counts its images, and `as_image_folder` shows them as class folders, the layout
 `nag.data.latents` encodes."""
 
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +15,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 from torchvision.datasets import SUN397, Food101, ImageFolder, StanfordCars
 
-from nag.support.paths import DATA
+from nag.support.paths import DATA, ROOT
 
 TABLE = DATA / "transfer.csv"
 Listing = tuple[list[tuple[Path, int]], list[str]]
@@ -261,3 +263,18 @@ def as_image_folder(name: str, folder: Path, out: Path) -> Path:
         if not link.is_symlink():
             link.symlink_to(target)
     return out
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Show a data set as class folders: its name, its folder and where the class folders go."""
+    if len(arguments) != 3:
+        raise SystemExit("usage: python -m nag.data.finetuning_sets NAME FOLDER OUT")
+    name, folder, out = arguments
+    try:
+        as_image_folder(name, ROOT / folder, ROOT / out)
+    except (ValueError, OSError) as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

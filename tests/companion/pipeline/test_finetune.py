@@ -134,7 +134,7 @@ def test_the_stage_joins_seven_results_to_the_papers_table(tmp_path):
     root = clone(tmp_path / "nag")
     results = root / "imagenet/finetune/results"
     write_runs(results, finetuning_sets.names())
-    dvc(root, "repro", "-s", "source@17_finetune_table", f"{FILE}:table")
+    dvc(root, "repro", "-s", "fingerprints", f"{FILE}:table")
     made = read_json(results / "metrics/finetune_table.json")
     assert (
         made["scale"] == "paper"

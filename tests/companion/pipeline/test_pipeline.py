@@ -28,7 +28,7 @@ def test_every_stage_is_described_and_depends_on_no_notebook():
     for name, stage in stages.items():
         body = stage.get("do", stage)
         assert body.get("desc"), f"{name} has no desc"
-        if name != "source":
+        if name != "fingerprints":
             assert not [d for d in body["deps"] if d.endswith(".ipynb")], (
                 f"{name} depends on a notebook"
             )
@@ -135,5 +135,5 @@ def test_nothing_is_stale_afterwards_nor_after_stepping_through_by_hand(tiny):
     notebook.metadata["language_info"] = {"name": "python", "version": "3.11.7"}
     nbformat.write(notebook, path)
     out = dvc(tiny, "repro")
-    assert "Running stage 'source@09_claims'" in out and "Running stage 'claims'" not in out
+    assert "Running stage 'fingerprints'" in out and "Running stage 'claims'" not in out
     assert "results" in dvc(tiny, "metrics", "show")
