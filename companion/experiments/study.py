@@ -128,7 +128,7 @@ def _measured(
     """What is kept of an arm: features of all images, levels of some, the first ten images."""
     run = sample(net, terms, config, progress=False, solver=solver)
     levels = estimated_times(reader, run["states"]) if reader else np.zeros((0, len(run["times"])))
-    return {name: run[name] for name in ("times", "seeds", "nfe", "seconds")} | {
+    return {name: run[name] for name in ("times", "seeds", "labels", "nfe", "seconds")} | {
         "levels": levels,
         "images": run["images"][:10],
         "features": metrics.extract_features(torch.from_numpy(run["images"])).numpy(),
@@ -166,7 +166,7 @@ def kept_arm(
     """The arm kept in `folder` as NAME-KEY8.npz; sampled, measured and kept there if absent.
 
     features (N, 192), levels (M, K) that `reader` sees in the states of `config.trajectories`
-    images at times (K,), the first ten images, seeds, nfe, seconds. The key has everything that
+    images at times (K,), the first ten images, seeds, labels, nfe, seconds. The key has all that
     decides them: `config`, the guidance, `settings`, PyTorch, the sampling code, and the contents
     of the files of `weights`: name every network that is run (guided, negative, head, estimator);
     the extractor is added. `code` is other functions of ours that decide them, such as `solver`.
@@ -205,7 +205,11 @@ def bias_corrected(
     """Fréchet distance of an arm without its finite-N bias, {"value", "low", "high", "n"}."""
     features = torch.from_numpy(row["features"])
     return metrics.with_intervals(
-        features, real, resamples=resamples, allow_rank_deficient=allow_rank_deficient
+        features,
+        real,
+        resamples=resamples,
+        allow_rank_deficient=allow_rank_deficient,
+        labels=row.get("labels"),
     )["fd_inf"]
 
 
@@ -231,7 +235,12 @@ def quality(rows: Mapping[str, Row], real: Tensor, resamples: int = 100) -> dict
     with 95 % intervals.
     """
     return {
-        name: metrics.with_intervals(torch.from_numpy(row["features"]), real, resamples=resamples)
+        name: metrics.with_intervals(
+            torch.from_numpy(row["features"]),
+            real,
+            resamples=resamples,
+            labels=row.get("labels"),
+        )
         for name, row in rows.items()
     }
 
@@ -245,7 +254,10 @@ def ratio(row: Row, baseline: Row, real: Tensor) -> dict:
     if row["seeds"].tolist() != baseline["seeds"].tolist():
         raise ValueError("the two arms have other seeds: a paired ratio needs the same ones")
     raw, bias_off = metrics.distance_ratios(
-        torch.from_numpy(row["features"]), torch.from_numpy(baseline["features"]), real
+        torch.from_numpy(row["features"]),
+        torch.from_numpy(baseline["features"]),
+        real,
+        labels=row.get("labels"),
     )
     return raw | {"bias_off": bias_off}
 

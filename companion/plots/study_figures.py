@@ -140,5 +140,6 @@ def first_images(file: Path, names: Mapping[str, str], title: str, note: str = "
             ax.imshow(np.hstack(images[:, 0]), cmap="gray", vmin=0, vmax=255)
             ax.set(xticks=[], yticks=[])
             ax.set_ylabel(name, rotation=0, ha="right", va="center")
+            ax.spines[:].set_visible(False)
             ax.grid(False)
         return style.frame(fig, title, note)
