@@ -5,7 +5,6 @@ An arm is kept as numbers: features of its images, levels read from its states, 
 What decided them is its key; an arm of another key is made anew."""
 
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from companion.experiments.generate import (
     sample,
     save_arrays,
 )
+from companion.pipeline import fingerprint
 from nag import checkpoint
 from nag.data import fashion_mnist
 from nag.estimator import NoiseEstimator, posterior_mean
@@ -144,12 +144,6 @@ def _guidance(net: DiT, terms: Sequence[Term], config: SampleConfig) -> list:
     ]
 
 
-def _code_digest(code: Iterable[Callable]) -> list[str]:
-    """The version of the sampling code and of the modules that define these functions."""
-    modules = {Path(inspect.getsourcefile(item)) for item in code}
-    return [code_version(), *sorted(checkpoint.sha256(module) for module in modules)]
-
-
 def kept_arm(
     folder: Path,
     name: str,
@@ -167,7 +161,7 @@ def kept_arm(
 
     features (N, 192), levels (M, K) that `reader` sees in the states of `config.trajectories`
     images at times (K,), the first ten images, seeds, labels, nfe, seconds. The key has all that
-    decides them: `config`, the guidance, `settings`, PyTorch, the sampling code, and the contents
+    decides them: `config`, the guidance, `settings`, PyTorch, the code's fingerprint, the contents
     of the files of `weights`: name every network that is run (guided, negative, head, estimator);
     the extractor is added. `code` is other functions of ours that decide them, such as `solver`.
     Call `reference` first, which registers the extractor. Raises ValueError if there is a reader
@@ -181,7 +175,7 @@ def kept_arm(
         "settings": settings,
         "weights": [checkpoint.sha256(file) for file in files],
         "reader": reader is not None,
-        "code": _code_digest(code),
+        "code": fingerprint.digest(fingerprint.of_objects(_measured, *code)),
         "torch": torch.__version__,
     }
     key = hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:8]
