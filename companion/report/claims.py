@@ -7,9 +7,10 @@ claim, templates/claims.md.j2 puts both into words. Answers of studies join at t
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from companion.published import fid_ratios
 from companion.report import rendering
 from companion.report.evidence import Place, Reader
-from companion.report.results import SAMPLERS, paper_ratios
+from companion.report.results import SAMPLERS
 from nag.support.files import read_json
 from nag.support.paths import DATA
 from nag.support.uncertainty import Interval, independent_ratio, outcome, verdict
@@ -226,7 +227,7 @@ def ledger(
             answers=joining,
             near=NEAR,
             tolerance=TOLERANCE,
-            paper=paper_ratios(),
+            paper=fid_ratios(),
         )
         for words in ("sentence", "brief")
     )

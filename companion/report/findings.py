@@ -1,8 +1,8 @@
 """What was found beyond the claims: templates/sentences/findings.md.j2 with its numbers."""
 
+from companion.published import fid_ratios
 from companion.report import rendering
 from companion.report.evidence import Reader
-from companion.report.results import paper_ratios
 from nag.support.uncertainty import show
 
 with_interval = show  # its former name, which notebooks still import
@@ -21,5 +21,5 @@ def findings(reader: Reader) -> list[dict]:
             "verdict": "found here",
             "evidence": row["evidence"],
         }
-        for row in rendering.items(reader, "findings.md.j2", paper=paper_ratios())
+        for row in rendering.items(reader, "findings.md.j2", paper=fid_ratios())
     ]

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
+from companion.published import fid_ratios
 from companion.report import capabilities, claims, findings, questions, rendering
 from companion.report.evidence import Reader, by_file
 from companion.report.results import (
@@ -16,7 +17,6 @@ from companion.report.results import (
     SAMPLERS,
     build_summary,
     over_unguided,
-    paper_ratios,
 )
 from nag.rivals.methods import METHODS
 from nag.support.files import atomic
@@ -91,7 +91,7 @@ def _facts(reader: Reader) -> dict:
         "notebooks": notebooks(),
         "overhead": overhead,
         "pages": PAGES,
-        "paper": paper_ratios(),
+        "paper": fid_ratios(),
         "ratios": over_unguided(summary),
         "ratios_corrected": over_unguided(summary, "fd_inf"),
         "rivals": [

@@ -5,13 +5,11 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-from companion.published import fid_ratios as paper_ratios
 from companion.report.evidence import Reader
 from nag.support.files import read_json
 from nag.support.paths import RESULTS, ROOT
 from nag.support.uncertainty import show
 
-__all__ = ["build_summary", "committed", "compare", "close", "over_unguided", "paper_ratios"]
 ARMS = ("none", "nag", "cfg", "cfg+nag")
 ARM_NAMES = {"none": "no guidance", "nag": "NAG", "cfg": "CFG", "cfg+nag": "CFG + NAG"}
 METRICS = ("fd", "fd_inf", "kid", "precision", "recall", "shift_late")

@@ -2,11 +2,11 @@
 
 import sys
 
-from companion.report.results import NAMES, close, paper_ratios
+from companion.report.results import NAMES, close
 from nag.models import PATH_OF, DiT
 from nag.support.uncertainty import independent_ratio
 
-__all__ = ["NAMES", "independent_ratio", "named", "paper_ratios"]
+__all__ = ["NAMES", "independent_ratio", "named"]
 
 
 def named(net: DiT) -> str:

@@ -20,12 +20,12 @@ from numpy.testing import assert_allclose
 
 from companion.experiments import shards
 from companion.report import questions
-from companion.report.claims import judged
 from nag.data.image_folder import centre_crop
 from nag.evaluation import adm
 from nag.pretrained import further_training
 from nag.support.files import read_json
 from nag.support.paths import DATA, ROOT
+from nag.support.uncertainty import verdict
 
 PATIENCE = 900  # seconds for one attempt at the whole
 ATTEMPT = {
@@ -218,7 +218,7 @@ def test_the_table_has_our_column_the_published_one_and_the_difference(world, mo
     assert ratio["value"] == pytest.approx(
         float(rows[1]["fid, ours"]) / float(rows[0]["fid, ours"]), rel=1e-3
     )
-    assert answers["C7"][0]["verdict"] == judged(ratio, -1, 1.0)
+    assert answers["C7"][0]["verdict"] == verdict(ratio, -1, 1)
     for family in ("sit", "dit"):
         protocol = read_json(root / f"imagenet/results/protocols/{family}-nag.json")
         assert (
