@@ -8,11 +8,13 @@ Same signature as nag.samplers.one_step. A step from pure noise with alpha = 0 h
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from nag.interpolant import PURE_NOISE, coefficients, convert, widest
+from nag.samplers.one_step import Noise, State, drawn
 
 
 def _level(t: float, like: Tensor, path: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -26,10 +28,10 @@ def dpmpp_2m(
     field: Callable,
     x: Tensor,
     times: Tensor,
-    noise: Callable | None = None,
+    noise: Noise | None = None,
     path: str = "linear",
     stochastic: bool = False,
-) -> Iterator[tuple[Tensor, float]]:
+) -> Iterator[State]:
     """DPM-Solver++(2M), the ODE or with `stochastic` the SDE solver, in midpoint form (Lu et al.,
     2022).
     """
@@ -37,10 +39,8 @@ def dpmpp_2m(
     before = None  # x_0-prediction and lambda of the step before
     for t, s in pairwise(times.tolist()):
         x0 = convert(field(x, t), x, t, "v", "x0", path)
-        (_, sigma_t, lambda_t), (alpha_s, sigma_s, lambda_s) = (
-            _level(t, x, path),
-            _level(s, x, path),
-        )
+        _, sigma_t, lambda_t = _level(t, x, path)
+        alpha_s, sigma_s, lambda_s = _level(s, x, path)
         h, slope = lambda_s - lambda_t, torch.zeros_like(x0)
         if before is not None and torch.isfinite(before[1]) and torch.isfinite(h):
             slope = 0.5 * (h / (lambda_t - before[1])).to(x.dtype) * (x0 - before[0])
@@ -48,7 +48,7 @@ def dpmpp_2m(
         keep = sigma_s / sigma_t * (torch.exp(-h) if stochastic else 1)
         x = keep.to(x.dtype) * x + (alpha_s * (1 - decay)).to(x.dtype) * (x0 + slope)
         if stochastic and s > 0:
-            x = x + (sigma_s * (1 - decay).sqrt()).to(x.dtype) * noise(x.shape[1:]).to(x)
+            x = x + (sigma_s * (1 - decay).sqrt()).to(x.dtype) * drawn(noise, x)
         before = x0, lambda_t
         yield x, s
 
@@ -70,29 +70,55 @@ def _unipc_weights(ratios: Tensor, hh: Tensor, predictor: bool) -> Tensor:
     return torch.linalg.solve(matrix[:size, :size], side[:size])
 
 
+class _Step(NamedTuple):
+    """A step of UniPC from t to s: x_s = first - gain sum_i w_i D_i / r_i, with D_i = x0_i - x0.
+
+    The x0_i are predictions at other times, r_i = (lambda_i - lambda_t) / h where they lie on the
+    way from t to s."""
+
+    first: Tensor  # sigma_s / sigma_t x - gain x0, DDIM's step
+    gain: Tensor  # alpha_s (exp(-h) - 1); B(h) and phi_1(h) are the same here
+    h: Tensor  # lambda_s - lambda_t
+    x0: Tensor  # the prediction at t
+    ratios: Tensor  # r_i of past times, and 1 for s itself
+    differences: list[Tensor]  # D_i / r_i of past times
+
+    def predicted(self) -> Tensor:
+        """x_s from past predictions."""
+        return self._moved(self.differences, predictor=True) if self.differences else self.first
+
+    def corrected(self, new: Tensor) -> Tensor:
+        """x_s when the prediction at s is known too."""
+        return self._moved([*self.differences, new - self.x0], predictor=False)
+
+    def _moved(self, differences: list[Tensor], predictor: bool) -> Tensor:
+        weights = _unipc_weights(self.ratios, -self.h, predictor).to(self.first.dtype)
+        return self.first - self.gain * sum(
+            w * d for w, d in zip(weights, differences, strict=True)
+        )
+
+
 def unipc(
     field: Callable,
     x: Tensor,
     times: Tensor,
-    noise: Callable | None = None,
+    noise: Noise | None = None,
     path: str = "linear",
     order: int = 3,
-) -> Iterator[tuple[Tensor, float]]:
+) -> Iterator[State]:
     """UniPC with corrector and B(h) = exp(-h) - 1, order 1 to 3 (Zhao et al., 2023).
 
     The corrector uses the evaluation that the next step needs anyway, so a yielded state is the
     corrected one."""
     memory: deque = deque(maxlen=order)  # (x_0-prediction, lambda) of past times, newest last
-    correct = None
+    step: _Step | None = None  # the one before, if it can be corrected
     for k, (t, s) in enumerate(pairwise(times.tolist())):
         x0 = convert(field(x, t), x, t, "v", "x0", path)
-        if correct is not None:
-            x = correct(x0)
+        if step is not None:
+            x = step.corrected(x0)
         yield x, t
-        (_, sigma_t, lambda_t), (alpha_s, sigma_s, lambda_s) = (
-            _level(t, x, path),
-            _level(s, x, path),
-        )
+        _, sigma_t, lambda_t = _level(t, x, path)
+        alpha_s, sigma_s, lambda_s = _level(s, x, path)
         memory.append((x0, lambda_t))
         h = lambda_s - lambda_t
         steady = bool(torch.isfinite(h))
@@ -102,22 +128,12 @@ def unipc(
         differences = [
             (value - x0) / r.to(x.dtype) for (value, _), r in zip(past, ratios[:-1], strict=True)
         ]
-        gain = (alpha_s * torch.expm1(-h)).to(x.dtype)  # B(h) and phi_1(h) are the same here
+        gain = (alpha_s * torch.expm1(-h)).to(x.dtype)
         first = (sigma_s / sigma_t).to(x.dtype) * x - gain * x0
-
-        def corrected(
-            new: Tensor, first=first, gain=gain, ratios=ratios, differences=differences, x0=x0, h=h
-        ) -> Tensor:
-            weights = _unipc_weights(ratios, -h, predictor=False).to(new.dtype)
-            return first - gain * sum(
-                w * d for w, d in zip(weights, [*differences, new - x0], strict=True)
-            )
-
-        correct = corrected if steady else None
-        x = first
-        if differences:
-            weights = _unipc_weights(ratios, -h, predictor=True).to(x.dtype)
-            x = first - gain * sum(w * d for w, d in zip(weights, differences, strict=True))
+        step = _Step(first, gain, h, x0, ratios, differences)
+        x = step.predicted()
+        if not steady:
+            step = None
         if not torch.isfinite(lambda_t):
             memory.clear()
     yield x, float(times[-1])
