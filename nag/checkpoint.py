@@ -72,7 +72,8 @@ def verify(path: Path, expected: str) -> None:
     found = sha256(_existing(path))
     if not found.startswith(expected.lower()):
         raise ValueError(
-            f"{path} has the SHA-256 {found}, not {expected}: it is damaged or another version, fetch it again"
+            f"{path} has the SHA-256 {found}, not {expected}: it is damaged or another version, "
+            "fetch it again"
         )
 
 
@@ -257,7 +258,7 @@ def _diffusers_names(depth: int) -> dict[str, list[str]]:
 
 
 def transformer_folder(path: Path) -> Path:
-    """The folder of a saved DiTTransformer2DModel: `path` itself, or the one inside a pipeline's."""
+    """The folder of a saved DiTTransformer2DModel: `path` itself, or that in a pipeline's."""
     inner = Path(path) / "transformer"
     return inner if inner.is_dir() else Path(path)
 
@@ -302,7 +303,8 @@ def _read_diffusers(folder: Path) -> tuple[dict[str, Tensor], dict]:
     )
     if missing or unknown:
         raise ValueError(
-            f"{folder} is no complete DiT of diffusers (missing: {', '.join(sorted(missing)) or 'nothing'}; "
+            f"{folder} is no complete DiT of diffusers (missing: "
+            f"{', '.join(sorted(missing)) or 'nothing'}; "
             f"unknown: {', '.join(sorted(unknown)) or 'nothing'}): check the folder"
         )
     unlike = sorted(
@@ -310,7 +312,8 @@ def _read_diffusers(folder: Path) -> tuple[dict[str, Tensor], dict]:
     )
     if unlike:
         raise ValueError(
-            f"{folder}: the blocks' embedders differ, while DiT has one for all ({', '.join(unlike)})"
+            f"{folder}: the blocks' embedders differ, while DiT has one for all "
+            f"({', '.join(unlike)})"
         )
     official = {
         key: torch.cat([state[part] for part in parts]) if parts[1:] else state[parts[0]]
@@ -348,7 +351,8 @@ def load(path: Path, kind: str = "nag", heads: int | None = None, sha256: str | 
     if kind == "nag":
         if "config" not in metadata:
             raise ValueError(
-                f"{path} was not written by this project (no config in it): name its kind, one of {KINDS}"
+                f"{path} was not written by this project (no config in it): name its kind, one of "
+                f"{KINDS}"
             )
         config = ModelConfig(**json.loads(metadata["config"]))
     else:

@@ -60,7 +60,8 @@ def _compare(
     found, times = [read(sampled), read(control)], times.cpu().numpy()
     if not np.isfinite(found[0]).all():
         raise FloatingPointError(
-            "sampling or its reading gave NaN or infinity: begin where alpha_t > 0 unless the field "
+            "sampling or its reading gave NaN or infinity: begin where alpha_t > 0 unless the "
+            "field "
             "predicts v, or use float32 or more steps"
         )
     return noise_shift(*found, times, resamples, seed) | {
@@ -98,7 +99,8 @@ def measure_shift(
     times = torch.as_tensor(times, dtype=torch.float64)
     if control.ndim != 5 or control.shape[1] != len(times):
         raise ValueError(
-            f"the control has shape {tuple(control.shape)}: give forward states (M, K, C, H, W) of real images at "
+            f"the control has shape {tuple(control.shape)}: give forward states (M, K, C, H, W) of "
+            "real images at "
             f"the K = {len(times)} times, as nag.shift.forward_states makes them"
         )
 
@@ -132,7 +134,8 @@ def scheduler_levels(scheduler, path: str = "ddpm") -> tuple[Tensor, Tensor]:
     )
     if kind is None:
         raise ValueError(
-            f"the noise levels of {type(scheduler).__name__} are not known here: use one of {sorted(SCHEDULERS)}"
+            f"the noise levels of {type(scheduler).__name__} are not known here: use one of "
+            f"{sorted(SCHEDULERS)}"
         )
     if path not in PATHS:
         raise ValueError(f"unknown path {path!r}: choose one of {sorted(PATHS)}")
@@ -151,7 +154,8 @@ def scheduler_levels(scheduler, path: str = "ddpm") -> tuple[Tensor, Tensor]:
     )  # the tables are float32
     if (times.diff() > 0).any():
         raise ValueError(
-            f"the noise of this {type(scheduler).__name__} rises from step to step: use its ordinary settings"
+            f"the noise of this {type(scheduler).__name__} rises from step to step: use its "
+            "ordinary settings"
         )
     own = PATHS[path](times)
     return times, ((own.alpha**2 + own.sigma**2) / (alpha**2 + sigma**2)).sqrt()

@@ -23,11 +23,9 @@ from nag.interpolant import add_noise
 from nag.models import BatchLoss, Source
 
 T_MIN = 1e-3  # training draws t from [T_MIN, 1 - T_MIN]: logit(t) is infinite at both ends
-FLOOR = 1e-6  # added to the local energy before its logarithm: the square of a noise level no one needs to tell from 0
-LOG_STD = (
-    -7.0,
-    1.0,
-)  # of z; at the lower end std(t) is 1e-3 t (1 - t), below any image's information about t
+FLOOR = 1e-6  # of the local energy under its logarithm: the square of a negligible noise level
+# Of z; at the lower end std(t) is 1e-3 t (1 - t), below any image's information about t.
+LOG_STD = (-7.0, 1.0)
 
 
 def scaled_log(energy: Tensor) -> Tensor:
@@ -59,8 +57,10 @@ class NoiseEstimator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(
-                f"the noise estimator was built for {self.channels} channels and got a state of shape "
-                f"{tuple(x.shape)}: pass (B, {self.channels}, H, W) or build it with the right `channels`"
+                f"the noise estimator was built for {self.channels} channels and got a state of "
+                "shape "
+                f"{tuple(x.shape)}: pass (B, {self.channels}, H, W) or build it with the right "
+                "`channels`"
             )
         # The instrument must be finer than what it measures: bf16 moves a pixel near 1 by up to
         # 0.002, so no autocast.
@@ -116,18 +116,6 @@ def moments(dist: TransformedDistribution, nodes: int = 32) -> tuple[Tensor, Ten
 def posterior_mean(net: nn.Module, x: Tensor) -> Tensor:
     """E[t | x] (B,), the paper's point estimate of a state's noise level."""
     return moments(posterior(net, x))[0]
-
-
-def quantiles(dist: TransformedDistribution, levels: Sequence[float], halvings: int = 30) -> Tensor:
-    """Quantiles of t (len(levels), B) at levels in (0, 1), by bisection of the cdf."""
-    target = torch.as_tensor(levels).to(dist.base_dist.mixture_distribution.probs)[:, None]
-    low = torch.zeros_like(target).expand(-1, *dist.batch_shape)
-    high = torch.ones_like(low)
-    for _ in range(halvings):
-        middle = (low + high) / 2
-        below = dist.cdf(middle) < target
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return (low + high) / 2
 
 
 def log_prob_gradient(net: nn.Module, x: Tensor, t: Tensor | float) -> Tensor:

@@ -98,7 +98,8 @@ def noise_shift(
     differ."""
     if sampled.shape[1] != len(times) or control.shape[1] != len(times):
         raise ValueError(
-            f"estimates {sampled.shape} and {control.shape} must have one column per time ({len(times)})"
+            f"estimates {sampled.shape} and {control.shape} must have one column per time "
+            f"({len(times)})"
         )
     late, middle = is_late(times), (times >= 0.4) & (times <= 0.9)
     if not (late.any() and middle.any()):
@@ -138,7 +139,8 @@ def read_at(shift: dict, times: np.ndarray, t: float) -> tuple[float, np.ndarray
     order = np.argsort(times)
     if not times[order[0]] <= t <= times[order[-1]]:
         raise ValueError(
-            f"t = {t:g} is not between two states of this grid, {times[order[0]]:g} to {times[order[-1]]:g}"
+            f"t = {t:g} is not between two states of this grid, {times[order[0]]:g} to "
+            f"{times[order[-1]]:g}"
         )
     value, *draws = (
         np.interp(t, times[order], delta[order])

@@ -198,11 +198,6 @@ def log_joint(toy: Mixture, x: Tensor, prior: Prior) -> Tensor:
     )
 
 
-def log_marginal(toy: Mixture, x: Tensor, prior: Prior) -> Tensor:
-    """log p(x) = log sum_t p(t) p(x|t) (B,)."""
-    return log_joint(toy, x, prior).logsumexp(-1)
-
-
 def posterior(toy: Mixture, x: Tensor, prior: Prior) -> Tensor:
     """Exact p(t|x) (B, T), rows that sum to one: what the paper's g_phi estimates."""
     return log_joint(toy, x, prior).softmax(-1)
@@ -242,20 +237,27 @@ def posterior_gradient(toy: Mixture, x: Tensor, t: Tensor | float, prior: Prior)
     return score(toy, x, t) - unconditional_score(toy, x, prior)
 
 
-def as_network(conditional: Callable, dropped: Callable, path: str = "linear") -> Callable:
-    """Two velocity fields f(x, t), x (n, d) and t (n,), as one network on x (B, 1, 1, d) for
-    `nag.guidance`.
-    """
+Field = Callable[[Tensor, Tensor], Tensor]  # f(x (n, d), t (n,)) -> (n, d)
 
-    def net(x: Tensor, t: Tensor, labels: Tensor, drop_noise: Tensor) -> Tensor:
+
+class ToyNetwork:
+    """Two fields as one network on x (B, 1, 1, d) for `nag.guidance`; see `as_network`."""
+
+    def __init__(self, conditional: Field, dropped: Field, path: str):
+        self.conditional, self.dropped = conditional, dropped
+        self.config = SimpleNamespace(prediction="v", path=path, classes=0)
+
+    def __call__(self, x: Tensor, t: Tensor, labels: Tensor, drop_noise: Tensor) -> Tensor:
         flat, t, out = x.double().flatten(1), t.double(), torch.empty_like(x).flatten(1)
-        for rows, branch in ((~drop_noise, conditional), (drop_noise, dropped)):
+        for rows, branch in ((~drop_noise, self.conditional), (drop_noise, self.dropped)):
             if rows.any():
                 out[rows] = branch(flat[rows], t[rows]).to(out)
         return out.view_as(x)
 
-    net.config = SimpleNamespace(prediction="v", path=path, classes=0)
-    return net
+
+def as_network(conditional: Field, dropped: Field, path: str = "linear") -> ToyNetwork:
+    """Two velocity fields as one network on x (B, 1, 1, d): with the noise level and without it."""
+    return ToyNetwork(conditional, dropped, path)
 
 
 def energy_distance(x: Tensor, y: Tensor, resamples: int = 200, seed: int = 0) -> Interval:

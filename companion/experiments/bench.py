@@ -123,7 +123,7 @@ def sampling(
 
 
 def random_file(path: Path, config: ModelConfig) -> None:
-    """Write random weights in the official layout, none of them zero, so that no block is silent."""
+    """Write random weights in the official layout, none zero, so that no block is silent."""
     with torch.device("meta"):
         shapes = {
             key: value.shape
@@ -221,7 +221,7 @@ def xl_steps(path: Path, device: torch.device) -> dict[str, dict[str, float]]:
     if can_compile(device.type):
         compiled = checkpoint.load(path, "sit").to(device)
         for block in compiled.blocks:
-            block.compile()  # compiled once for all blocks, not the whole network at its full length
+            block.compile()  # once for all blocks, not the whole network at its full length
         work[f"{fast} compiled"] = lambda: guided_step(compiled, x, labels, fast)
     rows, plain = {}, plain_step(net, x, labels)
     for name, step in work.items():
@@ -244,11 +244,13 @@ def xl(device: torch.device) -> None:
         size, cost = path.stat().st_size, loading(path, "sit")
         rows = xl_steps(path, device)
     print(
-        f"SiT-XL/2's size, random weights in {size / 1e9:.2f} GB: loaded in {cost['load']:.1f} s, then read in "
+        f"SiT-XL/2's size, random weights in {size / 1e9:.2f} GB: loaded in {cost['load']:.1f} s, "
+        "then read in "
         f"{cost['read']:.1f} s, peak memory {cost['memory'] / size:.2f} of the file"
     )
     print(
-        f"One step with NAG (two branches) for {LATENTS} latents; median of {XL_ROUNDS}; plain: a forward for each branch"
+        f"One step with NAG (two branches) for {LATENTS} latents; median of {XL_ROUNDS}; plain: a "
+        "forward for each branch"
     )
     print(f"{'':15}{'seconds':>12}{'ratio':>8}{'first call':>16}{'relative error':>24}")
     for name, row in rows.items():
@@ -268,13 +270,15 @@ def mini(device: torch.device) -> None:
     trained = training(net.config, names, device)
     sampled, error = sampling(net, names, device)
     print(
-        f"SiT-mini, batch {TRAIN_BATCH} in training, {IMAGES} images with NAG (two branches) in sampling; median of {ROUNDS}"
+        f"SiT-mini, batch {TRAIN_BATCH} in training, {IMAGES} images with NAG (two branches) in "
+        f"sampling; median of {ROUNDS}"
     )
     print(f"{'':15}{'training':>12}{'':>8}{'sampling':>16}{'':>8}{'relative error':>16}")
     print(f"{'':15}{'images/s':>12}{'ratio':>8}{'evaluations/s':>16}{'ratio':>8}{'of v':>16}")
     for name in names:
         print(
-            f"{name:15}{trained[name]:12.0f}{trained[name] / trained['fp32']:8.2f}{sampled[name]:16.0f}"
+            f"{name:15}{trained[name]:12.0f}{trained[name] / trained['fp32']:8.2f}"
+            f"{sampled[name]:16.0f}"
             f"{sampled[name] / sampled['fp32']:8.2f}{error[name]:16.1e}"
         )
 

@@ -37,7 +37,8 @@ def _data(params: dict, split: str) -> str:
 def _network(entry: dict) -> str:
     path = ROOT / entry["weights"]
     net = checkpoint.load(path, entry["kind"])
-    return f"{sum(p.numel() for p in net.parameters()) / 1e6:.0f} M parameters, SHA-256 {digest(path)[:16]}…"
+    millions = sum(p.numel() for p in net.parameters()) / 1e6
+    return f"{millions:.0f} M parameters, SHA-256 {digest(path)[:16]}…"
 
 
 def _reference(path: str) -> str:
@@ -55,7 +56,8 @@ def _reference(path: str) -> str:
 def _device() -> str:
     if not torch.cuda.is_available():
         raise RuntimeError(
-            "no CUDA here: at this scale the run would take years; install a driver that fits this PyTorch "
+            "no CUDA here: at this scale the run would take years; install a driver that fits this "
+            "PyTorch "
             f"({torch.__version__}), or set NAG_PROCESSES to run on CPUs all the same"
         )
     return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
@@ -65,7 +67,8 @@ def _disk() -> str:
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < NEED_GB:
         raise OSError(
-            f"{free:.0f} GB free on the disk of {ROOT}, about {NEED_GB} needed: free some, or link imagenet/data and "
+            f"{free:.0f} GB free on the disk of {ROOT}, about {NEED_GB} needed: free some, or link "
+            "imagenet/data and "
             "imagenet/results elsewhere"
         )
     return f"{free:.0f} GB free"

@@ -140,7 +140,8 @@ def run(spec: ShardConfig, rank: int = 0, world: int = 1) -> int:
         arrays = sample(net, terms, part, progress=False, decode=decode)
         save_arrays(spec.path(part), arrays | {"key": np.array(key)})
         print(
-            f"process {rank}: shard {k} of {len(missing)}, seeds {part.seeds[0]} to {part.seeds[-1]}, "
+            f"process {rank}: shard {k} of {len(missing)}, seeds {part.seeds[0]} to "
+            f"{part.seeds[-1]}, "
             f"{len(part.seeds) / float(arrays['seconds']):.2f} images/s",
             flush=True,
         )
@@ -148,7 +149,7 @@ def run(spec: ShardConfig, rank: int = 0, world: int = 1) -> int:
 
 
 def read(spec: ShardConfig) -> Iterator[dict[str, np.ndarray]]:
-    """The shards in the order of their seeds; raises FileNotFoundError naming how many are missing."""
+    """The shards in the order of their seeds; raises FileNotFoundError if some are missing."""
     key = spec.key()
     missing = [
         spec.path(part).name for part in spec.parts if not finished(spec.path(part), part, key)

@@ -82,7 +82,8 @@ def facts(subject: str) -> dict[str, str]:
     rows = table()
     if subject not in set(rows.subject):
         raise ValueError(
-            f"no facts on {subject!r} in {TABLE.name}: choose one of {', '.join(rows.subject.unique())}"
+            f"no facts on {subject!r} in {TABLE.name}: choose one of "
+            f"{', '.join(rows.subject.unique())}"
         )
     rows = rows[rows.subject == subject]
     return dict(zip(rows.fact, rows.value, strict=True))
@@ -192,12 +193,14 @@ def open_dataset(name: str, folder: Path) -> Listing:
         )
     except Exception as error:  # whatever a damaged list makes its parser raise
         raise ValueError(
-            f"{known['title']} in {folder} cannot be listed ({type(error).__name__}: {error}): {advice}"
+            f"{known['title']} in {folder} cannot be listed ({type(error).__name__}: {error}): "
+            f"{advice}"
         ) from error
     lost = [path for path, _ in samples if not path.is_file()]
     if lost:
         raise ValueError(
-            f"{known['title']} in {folder} lacks {len(lost):,} of {len(samples):,} listed images, the first of them "
+            f"{known['title']} in {folder} lacks {len(lost):,} of {len(samples):,} listed images, "
+            "the first of them "
             f"{lost[0]}: {advice}"
         )
     labels = {label for _, label in samples}
@@ -238,7 +241,8 @@ def as_image_folder(name: str, folder: Path, out: Path) -> Path:
     wanted = {folders[label] / path.name: path.resolve() for path, label in samples}
     if len(wanted) < len(samples):
         raise ValueError(
-            f"two images of a class of {name} in {folder} have one name: rename one of each pair and run again"
+            f"two images of a class of {name} in {folder} have one name: rename one of each pair "
+            "and run again"
         )
     subs = list(out.iterdir()) if out.is_dir() else [out] if out.exists() else []
     foreign = [
@@ -250,7 +254,8 @@ def as_image_folder(name: str, folder: Path, out: Path) -> Path:
     foreign += [link for link in links if not link.is_symlink()]
     if foreign:
         raise ValueError(
-            f"{foreign[0]} is none of the links made here: choose a new or an empty folder for {name}"
+            f"{foreign[0]} is none of the links made here: choose a new or an empty folder for "
+            f"{name}"
         )
     for link in links:
         if wanted.get(link) != link.readlink():

@@ -32,7 +32,8 @@ def image_folder(root: Path) -> ImageFolder:
         return ImageFolder(str(root))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
-            f"no image folder at {root} ({error}): give a folder with a sub-folder of .jpg, .jpeg or .png "
+            f"no image folder at {root} ({error}): give a folder with a sub-folder of .jpg, .jpeg "
+            "or .png "
             "files for each class, such as ImageNet's train"
         ) from error
 
@@ -63,7 +64,8 @@ def read(path: Path, crop: Crop | None = None) -> Tensor:
             image = file.convert("RGB")
     except BROKEN as error:
         raise ValueError(
-            f"{path} is no readable image ({error}): replace it and run again; what is finished is kept"
+            f"{path} is no readable image ({error}): replace it and run again; what is finished is "
+            "kept"
         ) from error
     return torch.from_numpy(np.array(crop(image) if crop else image)).permute(2, 0, 1).contiguous()
 
@@ -81,7 +83,8 @@ def batches(
         read_in = [image.result() for image in images]
         if len({image.shape for image in read_in}) > 1:
             raise ValueError(
-                f"the images around {paths[first]} have several sizes: crop them to one, as the samples are"
+                f"the images around {paths[first]} have several sizes: crop them to one, as the "
+                "samples are"
             )
         return torch.stack(read_in)
 

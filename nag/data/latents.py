@@ -105,7 +105,8 @@ def encode(spec: LatentSpec, rank: int = 0, world: int = 1) -> dict[str, float]:
     step = 2 ** (len(vae.config.block_out_channels) - 1)
     if spec.size % step:
         raise ValueError(
-            f"size {spec.size} is not a multiple of {step}, by which this autoencoder divides: choose one that is"
+            f"size {spec.size} is not a multiple of {step}, by which this autoencoder divides: "
+            "choose one that is"
         )
     settings = {
         "vae_sha256": fingerprint(vae),
@@ -146,7 +147,8 @@ def encode(spec: LatentSpec, rank: int = 0, world: int = 1) -> dict[str, float]:
             values = torch.cat(parts)
             if not torch.isfinite(values).all():
                 raise FloatingPointError(
-                    f"the autoencoder gives NaN or values beyond float16 for images between {files[0]} and "
+                    "the autoencoder gives NaN or values beyond float16 for images between "
+                    f"{files[0]} and "
                     f"{files[-1]}: use precision: fp32, or check its weights"
                 )
             with atomic(path) as part:
@@ -183,7 +185,8 @@ def write_index(spec: LatentSpec) -> Path:
         notes.append(read_json(path.with_suffix(".json")))
         if notes[-1]["settings"] != notes[0]["settings"] or notes[-1]["rows"] != len(files):
             raise ValueError(
-                f"{path} was made with other settings or images: run the latents stage again with one spec for all"
+                f"{path} was made with other settings or images: run the latents stage again with "
+                "one spec for all"
             )
     names = "".join(
         f"{file.relative_to(ROOT / spec.images).as_posix()}\n"
@@ -250,7 +253,8 @@ class Latents:
         index, flip = np.asarray(index, dtype=np.int64), np.asarray(flip, dtype=np.int64)
         if ((index < 0) | (index >= len(self))).any():
             raise IndexError(
-                f"images {index.min()} to {index.max()} are asked for, but {self.folder} has 0 to {len(self) - 1}"
+                f"images {index.min()} to {index.max()} are asked for, but {self.folder} has 0 to "
+                f"{len(self) - 1}"
             )
         if flip.any() and not self.flip:
             raise ValueError(f"{self.folder} has no mirror images: encode with flip: true")
@@ -280,7 +284,8 @@ def open_latents(folder: Path, verify: bool = False) -> Latents:
         sum(shard["rows"] for shard in index["shards"]),
     } != {index["images"]}:
         raise ValueError(
-            f"{folder / INDEX} does not give each of its {index['images']} images one label: {AGAIN}"
+            f"{folder / INDEX} does not give each of its {index['images']} images one label: "
+            f"{AGAIN}"
         )
     for shard in index["shards"]:
         path = folder / shard["name"]
@@ -325,15 +330,18 @@ def main(arguments: Sequence[str]) -> None:
     """
     if len(arguments) != 1 or not Path(arguments[0]).is_file():
         raise SystemExit(
-            "usage: python -m nag.data.latents spec.json (a file with the fields of nag.data.latents.LatentSpec)"
+            "usage: python -m nag.data.latents spec.json (a file with the fields of "
+            "nag.data.latents.LatentSpec)"
         )
     spec = LatentSpec.model_validate_json(Path(arguments[0]).read_text())
     rank, world = start()
     try:
         report = encode(spec, rank, world)
         print(
-            f"process {rank} of {world}: {report['encoded']} images encoded in {report['seconds']:.1f} s, "
-            f"{report['images_per_second']:.1f} images per second; {report['kept']} were there already",
+            f"process {rank} of {world}: {report['encoded']} images encoded in "
+            f"{report['seconds']:.1f} s, "
+            f"{report['images_per_second']:.1f} images per second; {report['kept']} were there "
+            "already",
             flush=True,
         )
         barrier()

@@ -15,7 +15,10 @@ from nag.support.paths import ROOT
 if TYPE_CHECKING:  # importing diffusers takes seconds
     from diffusers import AutoencoderKL
 
-LAYOUT = "a folder with config.json and diffusion_pytorch_model.safetensors, such as those of stabilityai/sd-vae-ft-ema"
+LAYOUT = (
+    "a folder with config.json and diffusion_pytorch_model.safetensors, such as those of "
+    "stabilityai/sd-vae-ft-ema"
+)
 
 
 def load_vae(name: str) -> "AutoencoderKL":
@@ -41,7 +44,8 @@ def load_vae(name: str) -> "AutoencoderKL":
                 f"{folder} holds no autoencoder that can be read: place there the files of {LAYOUT}"
             ) from error
         raise FileNotFoundError(
-            f"no autoencoder {name!r}: it is no folder and cannot be had from the Hugging Face hub here; "
+            f"no autoencoder {name!r}: it is no folder and cannot be had from the Hugging Face hub "
+            "here; "
             f"place {LAYOUT}, and give its path"
         ) from error
     if info["missing_keys"]:

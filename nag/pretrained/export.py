@@ -1,53 +1,16 @@
-"""The official SiT, DiT and REPA files from both ends: training files with their arguments, and
-export for the public codes.
-"""
+"""Export of a network in the official layout of SiT, DiT and REPA, for the public codes."""
 
-import argparse
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from nag import checkpoint
 from nag.models import DiT, ModelConfig
 from nag.support.files import write_torch
 
 KINDS = ("sit", "dit", "repa")
-FIXED = (
-    "prediction",
-    "path",
-    "time_scale",
-    "time_offset",
-    "freq_shift",
-    "norm_eps",
-)  # what no change of weights converts
-
-
-def read_training(path: Path, which: str = "ema") -> tuple[dict[str, Tensor], dict]:
-    """State dict and arguments from a training file of SiT, DiT or REPA: {"model", "ema", "opt",
-    "args"}, REPA's with "steps".
-
-    `which` is "ema" or "model". Keys stay as they are (REPA's with its projectors), tensors are
-    memory-mapped, so the optimiser's state costs no memory. Raises ValueError for another `which`
-    or a file without these parts, and what `checkpoint.read_file` raises; no code in the file is
-    run."""
-    if which not in ("ema", "model"):
-        raise ValueError(f"unknown weights {which!r}: choose 'ema' or 'model'")
-    content, _ = checkpoint.read_file(path)
-    absent = {which, "args"} - (content.keys() if isinstance(content, dict) else set())
-    if absent:
-        raise ValueError(
-            f"{path} is no training file of SiT, DiT or REPA (without {', '.join(sorted(absent))}): "
-            "read bare weights with checkpoint.read_weights"
-        )
-    args = content["args"]
-    if not isinstance(args, dict | argparse.Namespace):
-        raise ValueError(
-            f"{path} has arguments of type {type(args).__name__}: expected a dict or an argparse.Namespace"
-        )
-    return checkpoint.named_tensors(content[which], path), dict(
-        args if isinstance(args, dict) else vars(args)
-    )
+# What no change of weights converts.
+FIXED = ("prediction", "path", "time_scale", "time_offset", "freq_shift", "norm_eps")
 
 
 def _unlike(config: ModelConfig, kind: str) -> tuple[dict, dict]:
@@ -84,7 +47,8 @@ def export(path: Path, net: DiT, kind: str, null: bool = False) -> None:
             f"write it as {' or '.join(fitting)}" if fitting else "keep it with checkpoint.save"
         )
         raise ValueError(
-            f"a network with {own} cannot be written exactly as {kind!r}, which has {theirs}: {advice}"
+            f"a network with {own} cannot be written exactly as {kind!r}, which has {theirs}: "
+            f"{advice}"
         )
     state = {
         key: value.detach().to("cpu", torch.float32).contiguous()

@@ -112,7 +112,8 @@ def subset(
         wanted = len(places) if images_per_class is None else images_per_class
         if len(places) < max(1, wanted):
             raise ValueError(
-                f"class {label} has {len(places)} images of {max(1, wanted)} wanted: change keep or "
+                f"class {label} has {len(places)} images of {max(1, wanted)} wanted: change keep "
+                "or "
                 "images_per_class"
             )
         if images_per_class is not None:
@@ -187,7 +188,8 @@ def _claim(config: FurtherConfig, state: Path, base: str) -> None:
     )
     if state.exists() and (not note.exists() or read_json(note) != mine):
         raise ValueError(
-            f"{state} is of another network, other data or settings: delete it, or train under another name"
+            f"{state} is of another network, other data or settings: delete it, or train under "
+            "another name"
         )
     if not state.exists() and distributed.place()[0] == 0:
         write_json(note, mine)
@@ -215,7 +217,8 @@ def run(config: FurtherConfig) -> list[dict]:
     if shape != (c.channels, c.input_size, c.input_size) or labels.max() >= c.classes:
         raise ValueError(
             f"images {shape} of {int(labels.max()) + 1} classes do not fit a network for "
-            f"{(c.channels, c.input_size, c.input_size)} and {c.classes} classes: change the data, keep or classes"
+            f"{(c.channels, c.input_size, c.input_size)} and {c.classes} classes: change the data, "
+            "keep or classes"
         )
     state, out, base = (
         paths.ROOT / config.checkpoint,

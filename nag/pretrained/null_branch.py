@@ -91,7 +91,8 @@ def separate_branch(net: DiT, layers: Sequence[str] = ()) -> DiT:
     if unknown:
         known = sorted({re.sub(r"^blocks\.\d+", "blocks.K", name) for name in modules})
         raise ValueError(
-            f"no layers {', '.join(unknown)} in this network of {net.config.depth} blocks (K from 0): choose from "
+            f"no layers {', '.join(unknown)} in this network of {net.config.depth} blocks (K from "
+            "0): choose from "
             f"{', '.join(known)}"
         )
     return _sharing(
@@ -118,7 +119,8 @@ def save_null(path: Path, twin: nn.Module, base_sha256: str, **metadata: str) ->
     }
     if not state:
         raise ValueError(
-            "this network has no trainable tensor to save: make it with separate_branch or load_null"
+            "this network has no trainable tensor to save: make it with separate_branch or "
+            "load_null"
         )
     about = metadata | {"base_sha256": base_sha256}
     with atomic(path) as part:
@@ -138,14 +140,16 @@ def load_null(path: Path, net: DiT, base_sha256: str | None = None) -> DiT:
         )
     if base_sha256 not in (None, metadata["base_sha256"]):
         raise ValueError(
-            f"{path} belongs to the network of SHA-256 {metadata['base_sha256']}, not to {base_sha256}: "
+            f"{path} belongs to the network of SHA-256 {metadata['base_sha256']}, not to "
+            f"{base_sha256}: "
             "train the null condition of this network, or load the other one"
         )
     shapes = {name: parameter.shape for name, parameter in net.named_parameters()}
     unlike = sorted(name for name, value in state.items() if shapes.get(name) != value.shape)
     if unlike or NULL not in state:
         raise ValueError(
-            f"{path} does not fit this network ({', '.join(unlike) or NULL + ' is missing'}): it was made for "
+            f"{path} does not fit this network ({', '.join(unlike) or NULL + ' is missing'}): it "
+            "was made for "
             "another shape"
         )
     twin = _sharing(net, state.keys())

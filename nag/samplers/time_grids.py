@@ -18,7 +18,8 @@ def uniform(steps: int, start: float = 1.0, end: float = 0.0) -> Tensor:
     """Evenly spaced times from `start` down to `end`; raises ValueError for steps < 1."""
     if steps < 1 or not 1 >= start > end >= 0:
         raise ValueError(
-            f"a grid needs steps >= 1 and 1 >= start > end >= 0, not steps={steps}, start={start}, end={end}"
+            f"a grid needs steps >= 1 and 1 >= start > end >= 0, not steps={steps}, start={start}, "
+            f"end={end}"
         )
     return torch.linspace(start, end, steps + 1, dtype=torch.float64)
 
@@ -51,7 +52,7 @@ def _largest(path: str, wanted: float) -> float:
 
 
 def _of_ratios(inner: Tensor, path: str) -> Tensor:
-    """The times of falling ratios sigma / alpha, the first of them pure noise itself, and then 0."""
+    """The times of falling ratios sigma / alpha, the first being pure noise, and then 0."""
     return torch.cat(
         [
             torch.ones(1, dtype=torch.float64),

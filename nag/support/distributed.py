@@ -98,7 +98,8 @@ def share_rows(batch_size: int, micro_batch: int | None = None) -> list[slice]:
     size = min(micro_batch or share, share)
     if rest or share % size:
         raise ValueError(
-            f"a batch of {batch_size} cannot be divided equally among {world} processes in parts of {size}: change "
+            f"a batch of {batch_size} cannot be divided equally among {world} processes in parts "
+            f"of {size}: change "
             "batch_size, the number of processes or micro_batch so that each divides the one before"
         )
     return [slice(first, first + size) for first in range(rank * share, (rank + 1) * share, size)]
@@ -137,6 +138,7 @@ def launch(module: str, spec: Path, processes: int) -> None:
             raise
     if run.returncode:
         raise RuntimeError(
-            f"{module} failed in one of {processes} processes (exit code {run.returncode}); what is finished is "
+            f"{module} failed in one of {processes} processes (exit code {run.returncode}); what "
+            "is finished is "
             f"kept, run again to go on. The end of its output:\n{''.join(tail)}"
         )

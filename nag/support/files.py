@@ -30,7 +30,8 @@ def atomic(path: Path) -> Iterator[Path]:
         part.replace(path)
     except OSError as error:
         raise OSError(
-            f"could not write {path}: {error.strerror or error}. Free some disk space or mend the rights "
+            f"could not write {path}: {error.strerror or error}. Free some disk space or mend the "
+            "rights "
             "of its folder and run again; nothing written before is lost"
         ) from error
     finally:

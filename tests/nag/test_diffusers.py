@@ -127,7 +127,8 @@ def test_missing_and_unknown_keys_are_all_listed(folder):
 
     rewrite(folder, spoil)
     listed = (
-        r"missing: transformer_blocks\.1\.attn1\.to_k\.bias, transformer_blocks\.2\.norm1\.emb\.class_embedder\."
+        r"missing: transformer_blocks\.1\.attn1\.to_k\.bias, "
+        r"transformer_blocks\.2\.norm1\.emb\.class_embedder\."
         r"embedding_table\.weight; unknown: extra"
     )
     with pytest.raises(ValueError, match=listed):

@@ -19,7 +19,6 @@ from nag.estimator import (
     moments,
     posterior,
     posterior_mean,
-    quantiles,
 )
 from nag.interpolant import add_noise
 from nag.support.rng import generator
@@ -76,15 +75,6 @@ def test_moments_match_the_grid(mixtures):
     std = torch.trapezoid((GRID[:, None] - mean) ** 2 * density, GRID, dim=0).sqrt()
     got = moments(mixtures)
     assert torch.allclose(got[0], mean, atol=1e-4) and torch.allclose(got[1], std, atol=1e-4)
-
-
-def test_quantiles_invert_the_cdf(mixtures):
-    levels = [0.025, 0.5, 0.9]
-    q = quantiles(mixtures, levels)
-    assert q.shape == (3, 5)
-    assert torch.allclose(
-        mixtures.cdf(q), torch.tensor(levels, dtype=q.dtype)[:, None].expand(3, 5), atol=1e-6
-    )
 
 
 @pytest.mark.parametrize("t", [0.02, 0.3, 0.9])

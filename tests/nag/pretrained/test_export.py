@@ -48,20 +48,6 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("kind", export.KINDS)
-def test_a_training_file_gives_both_weights_and_its_arguments(tmp_path, kind):
-    path = tmp_path / "0400000.pt"
-    ema, model = save_training(path, kind, argparse.Namespace(**ARGS))
-    state, args = export.read_training(path)
-    assert type(args) is dict and args == ARGS and same(state, ema)
-    state, args = export.read_training(path, "model")
-    assert args == ARGS and same(state, model)
-    assert any(key.startswith("projectors.") for key in state) == (kind == "repa")
-    assert (
-        argparse.Namespace not in torch.serialization.get_safe_globals()
-    )  # allowed for this file alone
-
-
-@pytest.mark.parametrize("kind", export.KINDS)
 def test_a_training_file_loads_as_its_averaged_weights(tmp_path, kind):
     save_training(tmp_path / "a.pt", kind, argparse.Namespace(**ARGS))
     trained, bare = (
@@ -69,28 +55,6 @@ def test_a_training_file_loads_as_its_averaged_weights(tmp_path, kind):
         for path in (tmp_path / "a.pt", GOLDEN / f"{kind}_tiny.pt")
     )
     assert trained.config == bare.config and same(trained.state_dict(), bare.state_dict())
-
-
-def test_arguments_may_be_a_dict(tmp_path):
-    torch.save({"ema": {"weight": torch.ones(2)}, "args": ARGS}, tmp_path / "a.pt")
-    assert export.read_training(tmp_path / "a.pt")[1] == ARGS
-
-
-@pytest.mark.parametrize(
-    "content, fault",
-    [
-        (dict(model={}, opt={}), "without args, ema"),
-        ([1], "without args, ema"),
-        (dict(ema={}, args=[1]), "arguments of type list"),
-        (dict(ema=[torch.ones(1)], args={}), "holds no named tensors"),
-    ],
-)
-def test_another_file_is_no_training_file(tmp_path, content, fault):
-    torch.save(content, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match=rf"a\.pt .*{fault}"):
-        export.read_training(tmp_path / "a.pt")
-    with pytest.raises(ValueError, match="unknown weights 'opt'"):
-        export.read_training(tmp_path / "a.pt", "opt")
 
 
 class Bomb:
@@ -124,7 +88,6 @@ def test_code_in_the_arguments_is_refused_and_not_run(tmp_path, plant):
     path, trace = tmp_path / "a.pt", tmp_path / "ran"
     torch.save({"ema": public("sit"), "args": plant(trace)}, path)
     for read in (
-        export.read_training,
         checkpoint.read_weights,
         lambda path: checkpoint.load(path, "sit", heads=4),
     ):

@@ -17,6 +17,7 @@ from torch.testing import assert_close
 
 from nag import checkpoint
 from nag.data import fashion_mnist
+from nag.losses import denoising_loss
 from nag.pretrained import further_training
 from nag.pretrained.further_training import (
     FurtherConfig,
@@ -31,7 +32,6 @@ from nag.pretrained.further_training import (
 from nag.pretrained.null_branch import initial_null, load_null, separate_branch
 from nag.support import distributed
 from nag.support.files import write_json
-from nag.losses import denoising_loss
 from nag.train import TrainConfig, fit
 
 STEPS, BATCH = 6, 8

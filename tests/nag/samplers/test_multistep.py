@@ -27,7 +27,7 @@ def between(x, path, start, end):
 
 
 def error_before_the_last_step(sampler, steps, path, **options):
-    """The error of a run from an exact start; the last step, of first order by design, is left out."""
+    """The error of a run from an exact start without its last step, of first order by design."""
     x = torch.randn(20, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     times = torch.cat([uniform(steps, **INNER), torch.tensor([0.05], dtype=torch.float64)])
     state, t = list(sampler(gaussian(path), x, times, path=path, **options))[-2]
@@ -89,7 +89,7 @@ def test_the_sde_solver_has_the_moments_of_the_forward_process(path):
         assert abs(states[k][0].var() / variance - 1) < 4 * math.sqrt(2 / n) + 0.005
 
 
-# --- beside diffusers, which wants a network of eps and integer timesteps -----------------------------------------------
+# ---- against diffusers, which wants a network of eps and integer timesteps
 
 BETAS = dict(beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
 
@@ -142,7 +142,7 @@ def test_stochastic_ddim_agrees_with_diffusers(eta):
 
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_dpmpp_agrees_with_diffusers(stochastic):
-    """With as many steps as make theirs end by the same rules: first order for the last step alone."""
+    """With so many steps that theirs too is of first order in the last step alone."""
     kind = "sde-dpmsolver++" if stochastic else "dpmsolver++"
     scheduler = diffusers.DPMSolverMultistepScheduler(
         **BETAS,
