@@ -15,8 +15,6 @@ from nag.support.files import read_json
 from nag.support.paths import DATA
 from nag.support.uncertainty import Interval, independent_ratio, outcome, verdict
 
-judged = verdict  # its former name, which notebooks still import
-
 VERDICTS = ("reproduced", "partly", "contradicted", "needs GPUs")
 OPEN = "inconclusive"  # of one network and sampler; a claim that depends on such a one is partly
 NEAR = 1.25  # C5: "close to the quality of CFG" is a distance of at most 1.25 of CFG's

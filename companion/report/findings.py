@@ -3,9 +3,6 @@
 from companion.published import fid_ratios
 from companion.report import rendering
 from companion.report.evidence import Reader
-from nag.support.uncertainty import show
-
-with_interval = show  # its former name, which notebooks still import
 
 
 def findings(reader: Reader) -> list[dict]:
