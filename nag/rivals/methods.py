@@ -319,31 +319,3 @@ def steps_for(nfe: int, terms: Sequence[Term], sampler: str = "ode", path: str =
             "give more"
         )
     return fitting[-1]
-
-
-# ---- verdicts
-
-VERDICTS = ("helps", "harms", "not told apart")
-
-
-def verdict(ratio: Mapping[str, float]) -> str:
-    """What a ratio of distances with its interval says: one of VERDICTS, the last if the interval
-    holds 1.
-    """
-    return "helps" if ratio["high"] < 1 else "harms" if ratio["low"] > 1 else "not told apart"
-
-
-def in_words(ratio: Mapping[str, float]) -> str:
-    """A ratio with its interval and verdict, such as "0.912 [0.880, 0.945], helps"."""
-    return f"{ratio['value']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}], {verdict(ratio)}"
-
-
-def grouped(ratios: Mapping[str, Mapping[str, float]]) -> str:
-    """The methods by verdict on their ratios, such as "CFG: helps; Time-Shift: harms"; verdicts of
-    no method are left out.
-    """
-    found = {
-        kind: [METHODS[method].label for method in ratios if verdict(ratios[method]) == kind]
-        for kind in VERDICTS
-    }
-    return "; ".join(f"{', '.join(labels)}: {kind}" for kind, labels in found.items() if labels)

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from companion.experiments.generate import SampleConfig, sample
 from nag.estimator import NoiseEstimator
 from nag.guidance import GuidedField, classifier_free, noise_awareness
-from nag.rivals.methods import METHODS, Parts, describe, grouped, in_words, plan, steps_for, verdict
+from nag.rivals.methods import METHODS, Parts, describe, plan, steps_for
 from nag.rivals.noise_level_correction import STYLES, LevelHead, noise_excess
 from nag.rivals.time_shift import MODES
 from nag.samplers.one_step import ddim, euler
@@ -325,22 +325,6 @@ def test_settings_in_words():
     assert describe("autoguidance", ["n100k", 1.5]) == "weaker n100k, scale 1.5"
     assert describe("cfg-interval", [2, 0.3, 0.7]) == "scale 2, from t 0.3, to t 0.7"
     assert describe("none", []) == "none"
-
-
-def test_verdicts_follow_the_interval():
-    better, worse, open_ = (
-        {"value": value, "low": value - 0.1, "high": value + 0.1} for value in (0.8, 1.2, 0.95)
-    )
-    assert [verdict(ratio) for ratio in (better, worse, open_)] == [
-        "helps",
-        "harms",
-        "not told apart",
-    ]
-    assert in_words(better) == "0.800 [0.700, 0.900], helps"
-    assert (
-        grouped({"cfg": worse, "nag": better, "time-shift": worse})
-        == "NAG: helps; CFG, Time-Shift: harms"
-    )
 
 
 @pytest.mark.parametrize(
