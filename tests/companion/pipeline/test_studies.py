@@ -60,6 +60,6 @@ def test_a_stage_says_its_minutes_and_depends_on_the_code_that_it_runs(name):
     body = STAGES[name].get("do", STAGES[name])
     assert re.search(r"\d+ (minutes|seconds)|[Ss]econds", body["desc"]), f"{name} does not say how long"
     notebook = re.search(r"notebooks/(\w+)", body["cmd"])[1]
-    part = "tell" if body["cmd"].startswith("${tell}") else "measure"
+    part = re.match(r"\$\{(measure|tell)\}", body["cmd"])[1]
     wanted = f"build/fingerprints/{notebook}.{part}.txt"
     assert wanted in body["deps"], f"{name} does not depend on {wanted}"
