@@ -258,8 +258,8 @@ def with_intervals(
     # the jackknife is too wide, by sqrt(1 + N / m) at most: so m is large, not N / 2.
     _check(features, reference, k, allow_rank_deficient, keep=KEEP)
     n = len(features)
-    value = distances(features, reference, k, seed, allow_rank_deficient)
     drawn = resampled(features, reference, k, resamples, seed, labels)
+    value = distances(features, reference, k, seed, allow_rank_deficient)
     errors = jackknife(np.stack([*drawn.values()], axis=1), n)
     error = dict(zip(drawn, errors, strict=True))
     value["fd_inf"] = bias_corrected(value["fd"], drawn["fd"], n)
