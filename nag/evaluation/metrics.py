@@ -31,7 +31,6 @@ from nag.support.uncertainty import (
     by_factor,
     corrected_error,
     jackknife,
-    stretch,
     subsets,
     wilson,
 )
@@ -48,8 +47,6 @@ __all__ = [
     "frechet_to",
     "register_extractor",
     "resampled",
-    "stretch",
-    "subsamples",
     "with_intervals",
 ]
 
@@ -217,13 +214,6 @@ def resampled(
         "kid": _kid_draws(features, reference, chosen),
         "recall": _recall_draws(features, reference, chosen, k),
     }
-
-
-def subsamples(
-    features: Tensor, reference: Tensor, k: int = 3, resamples: int = 100, seed: int = 0
-) -> np.ndarray:
-    """`resampled` as columns fd, kid and recall (resamples, 3)."""
-    return np.stack([*resampled(features, reference, k, resamples, seed).values()], axis=1)
 
 
 # ---- with intervals
