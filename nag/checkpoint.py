@@ -9,6 +9,7 @@ import re
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,7 +20,7 @@ from nag.models import DiT, ModelConfig, sincos_2d
 from nag.support.files import atomic
 
 # How each public code counts time and what its network predicts, in terms of t = 1 noise.
-CONVENTIONS = {
+CONVENTIONS: dict[str, dict[str, Any]] = {
     "sit": dict(prediction="v", path="linear", time_scale=-1.0, time_offset=1.0, sign=-1.0),
     "repa": dict(prediction="v", path="linear", time_scale=1.0, time_offset=0.0, sign=1.0),
     "dit": dict(prediction="eps", path="ddpm", time_scale=1000.0, time_offset=-1.0, sign=1.0),

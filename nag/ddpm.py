@@ -6,7 +6,7 @@ Levels are times of any path, 1 >= t > s >= 0; with path "ddpm", level i of 0...
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from nag.interpolant import coefficients, widest
 LEVELS = 1000
 
 
-def learns_variance(config: object) -> bool:
+def learns_variance(config: Any) -> bool:
     """Whether a network's second half of channels is a variance: the official SiT has such channels
     too, never trained.
     """

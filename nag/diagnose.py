@@ -57,17 +57,16 @@ def _compare(
             [estimated_times(lambda x: estimator(x.to(device)), states) for states in batches]
         )
 
-    found, times = [read(sampled), read(control)], times.cpu().numpy()
-    if not np.isfinite(found[0]).all():
+    ours, forward, at = read(sampled), read(control), times.cpu().numpy()
+    if not np.isfinite(ours).all():
         raise FloatingPointError(
             "sampling or its reading gave NaN or infinity: begin where alpha_t > 0 unless the "
-            "field "
-            "predicts v, or use float32 or more steps"
+            "field predicts v, or use float32 or more steps"
         )
-    return noise_shift(*found, times, resamples, seed) | {
-        "times": times,
-        "n": len(found[0]),
-        "n_control": len(found[1]),
+    return noise_shift(ours, forward, at, resamples, seed) | {
+        "times": at,
+        "n": len(ours),
+        "n_control": len(forward),
     }
 
 

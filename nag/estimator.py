@@ -5,7 +5,7 @@ Contract: x is a state (B, C, H, W), t = 1 noise and t = 0 data. The posterior i
 Normals in z = logit(t)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -91,7 +91,7 @@ def mixture(raw: Tensor) -> TransformedDistribution:
     )
 
 
-def posterior(net: nn.Module, x: Tensor) -> TransformedDistribution:
+def posterior(net: Callable[[Tensor], Tensor], x: Tensor) -> TransformedDistribution:
     """g_phi(t | x) for states x (B, C, H, W): log_prob(t), cdf(t) and sample() for t in (0, 1),
     batch shape (B,).
     """
@@ -100,10 +100,10 @@ def posterior(net: nn.Module, x: Tensor) -> TransformedDistribution:
 
 def moments(dist: TransformedDistribution, nodes: int = 32) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of t, each (B,), by Gauss-Hermite quadrature of each Normal."""
-    parts, weights = (
-        dist.base_dist.component_distribution,
-        dist.base_dist.mixture_distribution.probs,
-    )  # (B, K)
+    mixed = dist.base_dist
+    assert isinstance(mixed, MixtureSameFamily)
+    parts, weights = mixed.component_distribution, mixed.mixture_distribution.probs  # (B, K)
+    assert isinstance(parts, Normal)
     place, mass = (
         torch.as_tensor(a).to(weights) for a in np.polynomial.hermite_e.hermegauss(nodes)
     )
@@ -113,12 +113,12 @@ def moments(dist: TransformedDistribution, nodes: int = 32) -> tuple[Tensor, Ten
     return mean, (mass * (t - mean[:, None, None]).square()).sum((-2, -1)).sqrt()
 
 
-def posterior_mean(net: nn.Module, x: Tensor) -> Tensor:
+def posterior_mean(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """E[t | x] (B,), the paper's point estimate of a state's noise level."""
     return moments(posterior(net, x))[0]
 
 
-def log_prob_gradient(net: nn.Module, x: Tensor, t: Tensor | float) -> Tensor:
+def log_prob_gradient(net: Callable[[Tensor], Tensor], x: Tensor, t: Tensor | float) -> Tensor:
     """Gradient in x of log g_phi(t | x), of x's shape; t is () or (B,) in (0, 1) (paper,
     classifier-based NAG).
     """

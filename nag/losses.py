@@ -3,11 +3,11 @@ each condition.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nag.ddpm import discretise, learns_variance, variational_bound
 from nag.interpolant import add_noise, convert, velocity_target
-from nag.models import BatchLoss, ModelConfig, Source
+from nag.models import BatchLoss, DiT, ModelConfig, Source
 from nag.support.rng import generator
 
 
@@ -42,9 +42,7 @@ def denoising_loss(
             "0.1"
         )
 
-    def loss(
-        net: nn.Module, index: Tensor, gen: torch.Generator, rows: slice = slice(None)
-    ) -> Tensor:
+    def loss(net: DiT, index: Tensor, gen: torch.Generator, rows: slice = slice(None)) -> Tensor:
         config, device, count = net.config, next(net.parameters()).device, len(index)
         x0 = images(index, gen, rows) if callable(images) else images[index[rows]]
         shape = (count, *x0.shape[1:])
@@ -88,7 +86,7 @@ CONDITIONS = {  # way of asking: (drop class, drop noise level)
 
 @torch.inference_mode()
 def condition_losses(
-    net: nn.Module, images: Tensor, labels: Tensor, seed: int, bins: int = 4, batch: int = 500
+    net: DiT, images: Tensor, labels: Tensor, seed: int, bins: int = 4, batch: int = 500
 ) -> dict[str, dict[str, float]]:
     """Squared error on images (N, C, H, W) for each way of dropping conditions, by range of t; same
     noise for all.

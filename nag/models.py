@@ -11,12 +11,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-BatchLoss = Callable[
-    [nn.Module, Tensor, torch.Generator], Tensor
-]  # what nag.train.fit takes: (network, indices, generator)
-Source = Callable[
-    [Tensor, torch.Generator, slice], Tensor
-]  # (indices, generator, rows) -> x0 of those rows, e.g. of latents
+# What nag.train.fit takes: (network, indices, generator), and the rows to evaluate if it divides.
+BatchLoss = Callable[..., Tensor]
+# (indices, generator, rows) -> x0 of those rows, e.g. of latents.
+Source = Callable[[Tensor, torch.Generator, slice], Tensor]
 PATH_OF = {"sit": "linear", "dit": "ddpm"}  # the forward process of each family
 
 
@@ -75,7 +73,8 @@ class TimestepEmbedder(nn.Module):
 
     def __init__(self, width: int, frequencies: int = 256, freq_shift: float = 0.0):
         super().__init__()
-        self.half, self.divisor = frequencies // 2, frequencies // 2 - freq_shift
+        self.count = frequencies // 2
+        self.divisor = self.count - freq_shift
         self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
         self.null = nn.Parameter(torch.zeros(width))
 
@@ -83,7 +82,7 @@ class TimestepEmbedder(nn.Module):
         freqs = torch.exp(
             -math.log(10000)
             / self.divisor
-            * torch.arange(self.half, device=t.device, dtype=torch.float32)
+            * torch.arange(self.count, device=t.device, dtype=torch.float32)
         )
         args = t.float()[:, None] * freqs  # (B, F/2)
         emb = self.mlp(torch.cat([args.cos(), args.sin()], dim=-1))  # (B, D)
@@ -148,10 +147,10 @@ def adaln(width: int, chunks: int) -> nn.Sequential:
     """Condition to modulation parameters, initialised at zero so that each block starts as the
     identity.
     """
-    layer = nn.Sequential(nn.SiLU(), nn.Linear(width, chunks * width))
-    nn.init.zeros_(layer[1].weight)
-    nn.init.zeros_(layer[1].bias)
-    return layer
+    layer = nn.Linear(width, chunks * width)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return nn.Sequential(nn.SiLU(), layer)
 
 
 class Block(nn.Module):
@@ -217,14 +216,14 @@ class DiT(nn.Module):
                 nn.init.zeros_(module.bias)
         proj = self.x_embedder.proj
         nn.init.xavier_uniform_(proj.weight.view(proj.weight.shape[0], -1))
-        nn.init.zeros_(proj.bias)
-        for weight in (
-            self.y_embedder.embedding_table.weight,
-            self.t_embedder.mlp[0].weight,
-            self.t_embedder.mlp[2].weight,
-            self.t_embedder.null,
+        nn.init.zeros_(self.get_parameter("x_embedder.proj.bias"))
+        for name in (
+            "y_embedder.embedding_table.weight",
+            "t_embedder.mlp.0.weight",
+            "t_embedder.mlp.2.weight",
+            "t_embedder.null",
         ):
-            nn.init.normal_(weight, std=0.02)
+            nn.init.normal_(self.get_parameter(name), std=0.02)
 
     def unpatchify(self, tokens: Tensor) -> Tensor:
         """(B, N, p*p*C) -> (B, C, H, W)."""

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ def _from_torchvision(name: str, folder: Path) -> Path:
 def _from_apt(name: str, folder: Path) -> Path:
     if shutil.which("apt-get") is None:
         raise OSError("apt-get is not here")
-    run = dict(cwd=folder, check=True, capture_output=True, timeout=300)
+    run: dict[str, Any] = dict(cwd=folder, check=True, capture_output=True, timeout=300)
     subprocess.run(["apt-get", "download", "dataset-fashion-mnist"], **run)
     package = next(folder.glob("dataset-fashion-mnist*.deb"))
     subprocess.run(["dpkg-deb", "--extract", package.name, "unpacked"], **run)

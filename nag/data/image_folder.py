@@ -88,7 +88,7 @@ def batches(
             )
         return torch.stack(read_in)
 
-    coming = []
+    coming: list = []
     with ThreadPoolExecutor(workers) as pool:
         for first in range(0, len(paths), batch_size):
             ready, coming = (

@@ -225,7 +225,8 @@ class Latents:
     """
 
     def __init__(self, folder: Path, index: dict):
-        self.folder, self.index, self._open = folder, index, {}
+        self.folder, self.index = folder, index
+        self._open: dict = {}
         self.shape, self.scale, self.flip = tuple(index["shape"]), index["scale"], index["flip"]
         self.classes = [name for name, _ in index["classes"]]
         self.labels = torch.repeat_interleave(

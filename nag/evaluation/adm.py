@@ -10,6 +10,7 @@ import argparse
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ from nag.evaluation.inception import Extract, features, image_batches, image_sha
 from nag.evaluation.metrics import frechet_to
 from nag.support.device import best_device
 from nag.support.files import atomic
-from nag.support.uncertainty import around, show, wilson
+from nag.support.uncertainty import Interval, around, show, wilson
 
 SAMPLES, REFERENCE = 50_000, 10_000
 K, SPLIT = 3, 5000
@@ -131,7 +132,7 @@ def reference_from_images(
                 total + (x - shift).sum(axis=0),
                 outer + (x - shift).T @ (x - shift),
             ]
-    arrays = {"extractor": np.array(extractor), "arr_0": np.concatenate(kept)}
+    arrays: dict[str, Any] = {"extractor": np.array(extractor), "arr_0": np.concatenate(kept)}
     for name, (shift, total, outer) in sums.items():
         mu, sigma = STATISTICS[name]
         arrays |= {mu: shift + total / n, sigma: (outer - np.outer(total, total) / n) / (n - 1)}
@@ -186,7 +187,7 @@ def _reference(
 
 def frechet(
     x: Tensor, reference: dict[str, np.ndarray], blocks: int = 20, seed: int = 0
-) -> dict[str, float]:
+) -> Interval:
     """Fréchet distance of features (N, D) to {"mu", "sigma"} (Heusel et al., 2017), with a 95 %
     interval over the N images.
 
@@ -210,7 +211,7 @@ def frechet(
     return around(value, error, limits=(0.0, math.inf), degrees=blocks - 1)
 
 
-def inception_score(logits: Tensor, split: int = SPLIT) -> dict[str, float | int | None]:
+def inception_score(logits: Tensor, split: int = SPLIT) -> dict[str, Any]:
     """Inception score (Salimans et al., 2016), the mean over splits of `split` images in the order
     of the file.
 
@@ -224,13 +225,14 @@ def inception_score(logits: Tensor, split: int = SPLIT) -> dict[str, float | int
     ]
     value, n = float(np.mean(scores)), len(scores)
     if n > 1:
-        found = around(value, np.std(scores, ddof=1) / math.sqrt(n), degrees=n - 1)
+        error = float(np.std(scores, ddof=1)) / math.sqrt(n)
+        found = around(value, error, degrees=n - 1)
     else:
         found = {"value": value, "low": None, "high": None}
     return {**found, "std": float(np.std(scores)), "splits": n}
 
 
-def precision_recall(x: Tensor, reference: Tensor, k: int = K) -> dict[str, dict[str, float]]:
+def precision_recall(x: Tensor, reference: Tensor, k: int = K) -> dict[str, Interval]:
     """Improved precision and recall (Kynkäänniemi et al., 2019) of samples (N, D) against reference
     images (M, D).
 
@@ -258,7 +260,7 @@ def precision_recall(x: Tensor, reference: Tensor, k: int = K) -> dict[str, dict
     }
 
 
-def kernel_distance(x: Tensor, reference: Tensor, seed: int = 0) -> dict[str, float | int]:
+def kernel_distance(x: Tensor, reference: Tensor, seed: int = 0) -> dict[str, Any]:
     """KID (Binkowski et al., 2018) of (N, D) against (M, D), the unbiased squared MMD with the
     kernel (x·y / D + 1)^3.
 
@@ -319,7 +321,9 @@ def evaluate(
     (extract, weights), (second, second_weights) = load_extractor(extractor), _second(dino)
     real, statistics, origin = _reference(reference, extractor, extract, second, batch_size)
     x = _gather(features(image_batches(samples, batch_size), n, extract, second), [*real, "logits"])
-    result = {FRECHET[kind]: frechet(x[kind], statistics[kind], blocks) for kind in real}
+    result: dict[str, Any] = {
+        FRECHET[kind]: frechet(x[kind], statistics[kind], blocks) for kind in real
+    }
     result |= {"is": inception_score(x["logits"])} | precision_recall(x["pool"], real["pool"])
     if kid:
         result["kid"] = kernel_distance(x["pool"], real["pool"])

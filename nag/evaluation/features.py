@@ -5,6 +5,7 @@ same path."""
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch_fidelity
@@ -31,7 +32,8 @@ class _FashionFeatures(torch_fidelity.FeatureExtractorBase):
 
     def __init__(self, name: str, features_list: list[str], **_):
         super().__init__(name, features_list)
-        self.net = copy.deepcopy(self.source[0])  # torch-fidelity freezes and moves what it gets
+        # torch-fidelity freezes and moves what it gets
+        self.net: Any = copy.deepcopy(self.source[0])
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:

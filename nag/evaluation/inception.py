@@ -12,6 +12,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -75,7 +76,8 @@ def inception(weights: Path | None = None) -> tuple[Extract, Record]:
         raise ValueError(
             f"{path} does not fit torch-fidelity's Inception: fetch it again"
         ) from error
-    net, kept = net.to(best_device()), {}
+    net = net.to(best_device())
+    kept: dict[str, Tensor] = {}
     # ADM takes the tensor mixed_6/conv:0 of the TensorFlow graph. The graph's blocks mixed to
     # mixed_2 are Mixed_5b to 5d, mixed_3 is 6a, mixed_4 to mixed_7 are 6b to 6e, and "conv"
     # directly under a block is its 1x1 branch: the converter of these very weights (torch-fidelity,
@@ -98,7 +100,7 @@ def fashion_mnist(weights: Path = WEIGHTS / "extractor.safetensors") -> tuple[Ex
 
     The extractor raises ValueError for images of another kind.
     """
-    net = load_weights(weights, Extractor()).to(best_device())
+    net: Any = load_weights(weights, Extractor()).to(best_device())
 
     def extract(images: Tensor) -> dict[str, Tensor]:
         if images.shape[1:] != (3, 28, 28) or not bool((images == images[:, :1]).all()):
@@ -178,7 +180,7 @@ def load_extractor(name: str) -> tuple[Extract, Record | None]:
         ) from error
 
 
-def _open(archive: zipfile.ZipFile, path: Path) -> tuple[zipfile.ZipExtFile, tuple[int, ...]]:
+def _open(archive: zipfile.ZipFile, path: Path) -> tuple[IO[bytes], tuple[int, ...]]:
     """The stream of `arr_0` behind its header, and its shape."""
     if "arr_0.npy" not in archive.namelist():
         raise ValueError(

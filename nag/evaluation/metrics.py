@@ -6,6 +6,7 @@ torch-fidelity's; what is found on subsets, for the intervals, uses cheaper form
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -227,7 +228,7 @@ def with_intervals(
     seed: int = 0,
     allow_rank_deficient: bool = False,
     labels: Sequence[int] | None = None,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """`distances` with 95 % intervals over the N generated images: {metric: {"value", "low",
     "high", "n"}}.
 

@@ -59,7 +59,8 @@ class PlainEstimator(nn.Module):
             )
         # in full precision, as NoiseEstimator: bf16 is coarser than the shifts to be seen
         with torch.autocast(x.device.type, enabled=False):
-            pooled = self.features(x.to(self.head[0].weight.dtype)).mean((2, 3))  # (B, 2 width)
+            x = x.to(next(self.head.parameters()).dtype)
+            pooled = self.features(x).mean((2, 3))  # (B, 2 width)
             return self.head(pooled).view(-1, self.components, 3)
 
 
@@ -70,11 +71,11 @@ def solve(
 
     `high` may be below `low`, for a curve that falls in t. Beyond the curve's range the answer is
     the nearer end."""
-    ends = (
+    low, high = (
         torch.as_tensor(end, dtype=value.dtype, device=value.device).expand(value.shape)
         for end in (low, high)
     )
-    low, high = bisect(lambda t: curve(t) < value, *ends, HALVINGS)
+    low, high = bisect(lambda t: curve(t) < value, low, high, HALVINGS)
     return (low + high) / 2
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from nag import checkpoint
 from nag.data import fashion_mnist
@@ -22,7 +22,7 @@ from nag.ddpm import discretise
 from nag.interpolant import add_noise
 from nag.losses import denoising_loss, target
 from nag.models import DiT, Source
-from nag.pretrained.null_branch import INITIAL, add_null, save_null, separate_branch
+from nag.pretrained.null_branch import add_null, save_null, separate_branch
 from nag.support import distributed, paths
 from nag.support.device import best_device
 from nag.support.files import read_json, write_csv, write_json
@@ -53,7 +53,7 @@ class FurtherConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weights: str
-    kind: Literal[checkpoint.KINDS] = "nag"
+    kind: Literal["nag", "sit", "repa", "dit", "diffusers"] = "nag"
     heads: int | None = Field(None, ge=1)
     latents: str = ""
     data: Literal["fashion-mnist"] = "fashion-mnist"
@@ -64,7 +64,7 @@ class FurtherConfig(BaseModel):
     classes: int | None = Field(None, ge=1)
     mode: Literal["all", "null"] = "all"
     layers: tuple[str, ...] = ()
-    null_init: Literal["keep", *INITIAL] = "mean"
+    null_init: Literal["keep", "zero", "mean", "middle"] = "mean"
     class_dropout: float = Field(0.1, ge=0, le=1)
     noise_dropout: float = Field(0.1, ge=0, le=1)
     train: TrainConfig
@@ -254,7 +254,7 @@ def run(config: FurtherConfig) -> list[dict]:
 
 @torch.inference_mode()
 def held_out_errors(
-    net: nn.Module, x0: Tensor, labels: Tensor, seed: int, drop_noise: bool = True, batch: int = 250
+    net: DiT, x0: Tensor, labels: Tensor, seed: int, drop_noise: bool = True, batch: int = 250
 ) -> tuple[Tensor, Tensor]:
     """Times t (N,) and squared errors (N,) of the prediction on images x0 (N, C, H, W), class
     given, noise level dropped or not.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nag.estimator import NoiseEstimator, log_prob_gradient, posterior_mean
 from nag.guidance import (
+    GuidedField,
     Term,
     autoguidance,
     classifier_free,
@@ -100,7 +101,7 @@ def level_corrected(
     level."""
 
     def solver(
-        field: Callable,
+        field: GuidedField,
         x: Tensor,
         times: Tensor,
         noise: Noise | None = None,

@@ -108,7 +108,7 @@ def level_loss(denoiser: DiT, images: Tensor, labels: Tensor, path: str = "linea
     "ddpm" it takes that path's 1000 levels. The denoiser must be on the device of the head, which
     the loss is given (Abuduweili et al., TMLR 2025)."""
 
-    def loss(head: nn.Module, index: Tensor, gen: torch.Generator) -> Tensor:
+    def loss(head: LevelHead, index: Tensor, gen: torch.Generator) -> Tensor:
         device = next(head.parameters()).device
         x0, y, count = images[index], labels[index], len(index)
         t, eps = torch.rand(count, generator=gen), torch.randn(x0.shape, generator=gen)

@@ -6,6 +6,7 @@ import shutil
 import sysconfig
 from functools import cache
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -77,9 +78,12 @@ def can_compile(device_type: str) -> bool:
     )  # Triton needs one
 
 
-def maybe_compile(module: nn.Module, device: torch.device, wanted: bool = True) -> nn.Module:
+M = TypeVar("M", bound=nn.Module)
+
+
+def maybe_compile(module: M, device: torch.device, wanted: bool = True) -> M:
     """The module compiled with torch.compile if wanted and possible, otherwise itself."""
-    return torch.compile(module) if wanted and can_compile(device.type) else module
+    return cast(M, torch.compile(module)) if wanted and can_compile(device.type) else module
 
 
 def describe(device: torch.device, precision: str, compiled: bool) -> str:

@@ -127,9 +127,9 @@ def launch(module: str, spec: Path, processes: int) -> None:
     with subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as run:
-        tail = deque(maxlen=TAIL)
+        tail: deque[str] = deque(maxlen=TAIL)
         try:
-            for line in run.stdout:
+            for line in run.stdout or ():
                 print(line, end="", flush=True)
                 tail.append(line)
         except BaseException:

@@ -44,7 +44,7 @@ def around(
     return {"value": value, "low": low, "high": high}
 
 
-def by_factor(value: float, half: float) -> Interval:
+def by_factor(value: float, half: float | np.ndarray) -> Interval:
     """value · exp(±half), for a positive number whose logarithm has the half-width `half`."""
     return {
         "value": value,
@@ -178,7 +178,7 @@ def mean_ratio(ratios: Sequence[Mapping]) -> dict:
     if k > 1:
         half = max(half, stats.t.ppf(0.975, k - 1) * logs.std(ddof=1) / k**0.5)
     low, value, high = (float(np.exp(logs.mean() + end * half)) for end in (-1, 0, 1))
-    corrected = [found.get("bias_off") for found in ratios]
+    corrected: list = [found.get("bias_off") for found in ratios]
     return {
         "value": value,
         "low": low,
@@ -191,7 +191,7 @@ def mean_ratio(ratios: Sequence[Mapping]) -> dict:
 # ---- in words
 
 
-def show(x: Mapping[str, float], form: str = ".2f") -> str:
+def show(x: Mapping[str, Any], form: str = ".2f") -> str:
     """A number with its interval, such as "0.75 [0.71, 0.78]"; alone if its interval is unknown
     (None)."""
     value = format(x["value"], form)
@@ -200,15 +200,16 @@ def show(x: Mapping[str, float], form: str = ".2f") -> str:
     return f"{value} [{x['low']:{form}}, {x['high']:{form}}]"
 
 
-def sign(x: Mapping[str, float], bound: float = 0.0) -> Literal["above", "below", "inconclusive"]:
+def sign(x: Mapping[str, Any], bound: float = 0.0) -> Literal["above", "below", "inconclusive"]:
     """On which side of the bound the whole interval lies; inconclusive if it contains the bound."""
     return "above" if x["low"] > bound else "below" if x["high"] < bound else "inconclusive"
 
 
-def outcome(ratio: Mapping[str, float]) -> Literal["better", "worse", "inconclusive"]:
+def outcome(ratio: Mapping[str, Any]) -> Literal["better", "worse", "inconclusive"]:
     """What a ratio says of which below 1 is better, as of Fréchet distances; inconclusive if its
     interval contains 1."""
-    return {"below": "better", "above": "worse", "inconclusive": "inconclusive"}[sign(ratio, 1)]
+    side = sign(ratio, 1)
+    return "better" if side == "below" else "worse" if side == "above" else "inconclusive"
 
 
 def verdict(

@@ -5,6 +5,7 @@ was never stopped.
 import os
 import signal
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ from nag.pretrained.further_training import (
     run,
     subset,
 )
-from nag.pretrained.null_branch import initial_null, load_null, separate_branch
+from nag.pretrained.null_branch import INITIAL, initial_null, load_null, separate_branch
 from nag.support import distributed
 from nag.support.files import write_json
 from nag.train import TrainConfig, fit
@@ -399,3 +400,9 @@ def test_the_data_of_a_run_are_the_images_chosen(spec):
         got, fashion_mnist.to_float(images[(labels == 9) | (labels == 5)])
     )
     assert numbers.bincount().tolist() == [1000, 1000]
+
+
+def test_the_names_that_a_specification_takes_are_those_of_their_modules():
+    fields = further_training.FurtherConfig.model_fields
+    assert get_args(fields["kind"].annotation) == checkpoint.KINDS
+    assert get_args(fields["null_init"].annotation) == ("keep", *INITIAL)
