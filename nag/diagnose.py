@@ -1,9 +1,9 @@
 """One-call diagnosis of anyone's model: the noise shift of a field, or of a loop with a diffusers
 scheduler.
 
-The judge is any `estimator` x (B, C, H, W) -> (B,) that reads a state's t, trained on the model's
-own data and path, such as functools.partial(nag.estimator.posterior_mean, net). Images are seeded
-one by one: no result depends on the batch."""
+`estimator` is any x (B, C, H, W) -> (B,) that finds a state's t, trained on the model's own data
+and path, such as functools.partial(nag.estimator.posterior_mean, net). Images are seeded one by
+one: no result depends on the batch."""
 
 from collections.abc import Callable, Iterable, Iterator
 from inspect import signature

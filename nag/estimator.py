@@ -1,5 +1,5 @@
-"""The noise-level estimator g_phi(t | x) as a full posterior over t (paper, Sec. 3: the external
-judge of noise shift).
+"""The noise-level estimator g_phi(t | x) as a full posterior over t, which measures the noise
+shift (paper, Sec. 3).
 
 Contract: x is a state (B, C, H, W), t = 1 noise and t = 0 data. The posterior is a mixture of
 Normals in z = logit(t)."""

@@ -30,8 +30,8 @@ def keep_freed_memory() -> bool:
     """Let glibc keep freed blocks of up to 256 MiB, at most 1 GiB in all; whether that is possible
     here.
 
-    By default it gives every activation's memory back and gets it anew, page fault by page fault,
-    which takes a good part of the time of a small network on a CPU. No number changes."""
+    By default it returns the memory of every activation and then asks for it again, page fault by
+    page fault, which takes a good part of a small network's time on a CPU. No number changes."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.system() == "Linux" else None
     return mallopt is not None and all(mallopt(option, size) for option, size in MALLOPT.items())
 

@@ -18,7 +18,7 @@ def _umask() -> int:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it when the block ends well; raises OSError with
+    """A temporary path next to `path` that replaces it when the block ends well; raises OSError with
     advice if not.
     """
     path = Path(path)
@@ -30,9 +30,8 @@ def atomic(path: Path) -> Iterator[Path]:
         part.replace(path)
     except OSError as error:
         raise OSError(
-            f"could not write {path}: {error.strerror or error}. Free some disk space or mend the "
-            "rights "
-            "of its folder and run again; nothing written before is lost"
+            f"could not write {path}: {error.strerror or error}. Free some disk space or correct the "
+            "rights of its folder and run again; nothing written before is lost"
         ) from error
     finally:
         with contextlib.suppress(OSError):

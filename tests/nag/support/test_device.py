@@ -68,9 +68,9 @@ def test_compilation_can_be_declined():
 def test_the_description_names_everything(monkeypatch):
     monkeypatch.setattr(device, "has_fast_bf16", lambda _: False)
     line = device.describe(CPU, "fp32", False)
-    assert (
-        line
-        == f"device cpu, precision fp32 (no native bf16 here), not compiled, {torch.get_num_threads()} threads"
+    assert line == (
+        "device cpu, precision fp32 (no native bf16 here), not compiled, "
+        f"{torch.get_num_threads()} threads"
     )
 
 
