@@ -18,9 +18,9 @@ def _umask() -> int:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path next to `path` that replaces it when the block ends well; raises OSError with
-    advice if not.
-    """
+    """A temporary path next to `path` that replaces it when the block ends well.
+
+    Raises OSError with advice if the file cannot be written."""
     path = Path(path)
     part = path.with_name(f".{os.getpid()}.{path.name}")
     try:
@@ -30,8 +30,8 @@ def atomic(path: Path) -> Iterator[Path]:
         part.replace(path)
     except OSError as error:
         raise OSError(
-            f"could not write {path}: {error.strerror or error}. Free some disk space or correct the "
-            "rights of its folder and run again; nothing written before is lost"
+            f"could not write {path}: {error.strerror or error}. Free some disk space or "
+            "correct the rights of its folder, and run again; nothing written before is lost"
         ) from error
     finally:
         with contextlib.suppress(OSError):

@@ -81,7 +81,7 @@ def test_a_gpu_is_preferred():
 
 FAULTS = """
 import resource, torch
-from nag import device
+from nag.support import device
 
 def faults(size):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
