@@ -81,7 +81,18 @@ def answers(numbers: Mapping, table: pd.DataFrame, family: str, name: str) -> di
 def _on_fresh_seeds(numbers: Mapping) -> tuple[str, str]:
     """The best arm's ratios to NAG everywhere and to no guidance, with what they say."""
     best = numbers["best"]
-    return tuple(f"{show(v)} ({outcome(v)})" for v in (best["over everywhere"], best["over none"]))
+    none = best["over none"]
+    return (
+        f"{show(best['over everywhere'])} ({_best_is(numbers)})",
+        f"{show(none)} ({outcome(none)})",
+    )
+
+
+def _best_is(numbers: Mapping) -> str:
+    """What the best arm is on fresh seeds; never better than a weight that is not settled."""
+    found = outcome(numbers["best"]["over everywhere"])
+    unsettled = EVERYWHERE in numbers["w_at_end_of_list"]
+    return BASE_UNSETTLED if found == "better" and unsettled else found
 
 
 def _in_full(numbers: Mapping, table: pd.DataFrame, name: str) -> str:
@@ -149,7 +160,7 @@ def _in_brief(numbers: Mapping, name: str) -> str:
     start = (
         f"{name}, at about {2 * numbers['steps']} evaluations, {tried} intervals and schedules: "
     )
-    if outcome(best["over everywhere"]) == "better":
+    if _best_is(numbers) == "better":
         start += f"{phrase(best['arm'])} is better than one weight everywhere, with"
     else:
         start += (
@@ -219,7 +230,7 @@ def figure(numbers: Mapping, table: pd.DataFrame, name: str) -> Figure:
         legends = [[drawing.ring_handle()]] if numbers["w_at_end_of_list"] else []
         return style.frame(
             fig,
-            f"{name}: {phrase(best)}, {ratio['value']:.2f} of NAG everywhere ({outcome(ratio)})",
+            f"{name}: {phrase(best)}, {ratio['value']:.2f} of NAG everywhere ({_best_is(numbers)})",
             f"{sampler_name(numbers['sampler'])}, about {2 * numbers['steps']} evaluations per "
             f"image for every arm, N = {numbers['n']}; w chosen on {numbers['tuning']['n']} images "
             "of other seeds. Bars: 95 % CI over images of one network; open: inconclusive. The "

@@ -80,6 +80,14 @@ def test_every_interval_in_the_answer_is_a_measured_one(family, unknown_interval
     assert not unknown_intervals(answer["brief"], numbers)
 
 
+def test_nothing_is_better_than_a_weight_that_is_not_settled():
+    numbers, table = copy.deepcopy(committed("sit"))
+    assert "is better than" in tell.answers(numbers, table, "sit", "SiT")["Q10"]["brief"]
+    numbers["w_at_end_of_list"] = ["everywhere"]
+    brief = tell.answers(numbers, table, "sit", "SiT")["Q10"]["brief"]
+    assert "none is shown to be better" in brief and tell.BASE_UNSETTLED in brief
+
+
 def test_if_none_is_better_the_brief_says_so():
     numbers, table = copy.deepcopy(committed("sit"))
     numbers["best"]["over everywhere"] = ratio(0.99, 0.05)
