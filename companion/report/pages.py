@@ -30,7 +30,7 @@ PAGES = {
     "docs/results.md": "Results in full, with intervals and protocols",
     "docs/claims.md": "The paper's nine claims: full verdicts and their evidence",
     "docs/findings.md": "What we found beyond the claims",
-    "docs/questions.md": "The ten questions that the paper leaves open",
+    "docs/questions.md": "The questions that the paper leaves open, and one of ours",
     "docs/rivals.md": "Rivals: corrections of exposure bias and other guidance, with their costs",
     "docs/overhead.md": "What every arm costs in evaluations, time, memory and training",
     "docs/capabilities.md": "What this project and seven others can do",

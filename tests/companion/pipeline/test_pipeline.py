@@ -93,7 +93,7 @@ def test_tiny_run_makes_everything(tiny):
     claims = json.loads((tiny / "results/claims.json").read_text())
     found = [c["id"] for c in claims if c["id"].startswith("F")]
     assert [c["id"] for c in claims] == [f"C{k}" for k in range(1, 10)] + [
-        f"Q{k}" for k in range(1, 11)
+        f"Q{k}" for k in range(1, 12)
     ] + found
     assert found == [f"F{k}" for k in range(1, len(found) + 1)] and found
     assert all(c["verdict"] in VERDICTS for c in claims[:9])
