@@ -132,6 +132,8 @@ def panels(n: int, columns: int) -> tuple[Figure, list[Axes]]:
 def frame(fig: Figure, title: str, note: str, *legends: Sequence[Line2D]) -> Figure:
     """Title above; legends, a row each, and note below; the axes get what is left (in inches,
     whatever the height).
+
+    The figure is taken out of pyplot's hands, so that a notebook shows it once, as a cell's value.
     """
     height, bottom = fig.get_figheight(), 0.05
     fig.text(0.012, 1 - 0.07 / height, title, va="top", fontsize=11, weight="bold")
@@ -157,6 +159,7 @@ def frame(fig: Figure, title: str, note: str, *legends: Sequence[Line2D]) -> Fig
         )
         bottom += 0.27
     fig.get_layout_engine().set(rect=(0.006, bottom / height, 0.986, 1 - (bottom + 0.33) / height))
+    plt.close(fig)
     return fig
 
 
