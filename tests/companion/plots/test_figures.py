@@ -269,7 +269,7 @@ def test_saved_bytes_repeat_and_the_figure_is_closed(tmp_path):
 )
 def test_nothing_is_clipped_and_every_axis_is_named(draw):
     fig = draw()
-    fig.canvas.draw()
+    fig.draw_without_rendering()
     width, height = fig.bbox.size
     boxes = [ax.get_tightbbox() for ax in fig.axes] + [
         text.get_window_extent() for text in [*fig.texts, *fig.legends]

@@ -21,7 +21,7 @@ def title(fig):
 
 
 def nothing_is_clipped(fig):
-    fig.canvas.draw()
+    fig.draw_without_rendering()
     width, height = fig.bbox.size
     parts = [ax.get_tightbbox() for ax in fig.axes]
     parts += [text.get_window_extent() for text in [*fig.texts, *fig.legends]]
