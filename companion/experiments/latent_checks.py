@@ -95,7 +95,7 @@ def spread(latents: Latents, most: int = 512) -> tuple[float, list[dict]]:
 
 def first_images(spec: LatentSpec) -> Tensor:
     """The first images of the folder, cropped, in [-1, 1] (8, 3, H, W)."""
-    files = [path for path, _ in image_folder(ROOT / spec.images).samples[:LOOKED_AT]]
+    files = image_folder(ROOT / spec.images).files[:LOOKED_AT]
     crop = partial(centre_crop, size=spec.size)
     return fashion_mnist.to_float(torch.stack([read(path, crop) for path in files]))
 

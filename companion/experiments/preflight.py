@@ -31,7 +31,7 @@ def _data(params: dict, split: str) -> str:
         found = open_latents(latents)
         return f"{len(found):,} latents of {len(found.classes)} classes"
     folder = image_folder(ROOT / params["images"][split])
-    return f"{len(folder):,} images of {len(folder.classes)} classes"
+    return f"{len(folder.files):,} images of {len(folder.classes)} classes"
 
 
 def _network(entry: dict) -> str:

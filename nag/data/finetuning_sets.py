@@ -13,8 +13,9 @@ from typing import Literal
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
-from torchvision.datasets import SUN397, Food101, ImageFolder, StanfordCars
+from torchvision.datasets import SUN397, Food101, StanfordCars
 
+from nag.data.image_folder import image_folder
 from nag.support.paths import DATA, ROOT
 
 TABLE = DATA / "transfer.csv"
@@ -116,10 +117,9 @@ def _sun397(folder: Path) -> Listing:
 def _caltech101(folder: Path) -> Listing:
     # Not torchvision's class: it makes folders, counts any file as an image and fails where the
     # background class was removed.
-    data = ImageFolder(folder / "caltech101/101_ObjectCategories", allow_empty=True)
-    classes = [name for name in data.classes if name != "BACKGROUND_Google"]
-    new = {data.class_to_idx[name]: label for label, name in enumerate(classes)}
-    return [(path, new[label]) for path, label in data.samples if label in new], classes
+    root = folder / "caltech101/101_ObjectCategories"
+    data = image_folder(root, leave_out=["BACKGROUND_Google"])
+    return list(zip(data.files, data.labels, strict=True)), data.classes
 
 
 def _cub200(folder: Path) -> Listing:
@@ -153,8 +153,8 @@ def _df20m_mini(folder: Path) -> Listing:
 
 
 def _artbench10(folder: Path) -> Listing:
-    data = ImageFolder(folder / "artbench-10-imagefolder-split/train", allow_empty=True)
-    return data.samples, data.classes
+    data = image_folder(folder / "artbench-10-imagefolder-split/train")
+    return list(zip(data.files, data.labels, strict=True)), data.classes
 
 
 LISTERS = {

@@ -1,41 +1,195 @@
-"""A folder of images by class, cropped as ADM crops them: for encoding, and for statistics of real
-images.
+"""Folders of images: one listing for all that read them, one reader, ADM's crop, and classes by
+folder.
 """
 
+import math
+import os
+import re
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets import ImageFolder
 
 Crop = Callable[[Image.Image], Image.Image]
+ENDINGS = set(".bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split())
+# Beside hidden files, what systems and archives put into folders.
+NOT_OURS = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
+# What Pillow raises for damaged files, and what it runs into with absurd sizes.
 BROKEN = (
     OSError,
     SyntaxError,
     ValueError,
     EOFError,
+    MemoryError,
+    OverflowError,
     Image.DecompressionBombError,
-)  # what Pillow raises for damaged files
+)
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 
 
-def image_folder(root: Path) -> ImageFolder:
-    """Images below `root`, one sub-folder per class: classes by name, as torchvision sorts them,
-    then files by name.
+class ImageFolder(NamedTuple):
+    """Image files in the order of their labels 0, 1, …, and the names of the classes."""
+
+    files: list[Path]
+    labels: list[int]
+    classes: list[str]
+
+
+def shown(path: Path | str) -> str:
+    """A path that can be printed, whatever bytes its name has."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _entries(folder: str) -> list[os.DirEntry]:
+    """What a folder holds, by name, without what is hidden or not the user's."""
+    try:
+        with os.scandir(folder) as entries:
+            ours = [e for e in entries if not e.name.startswith(".") and e.name not in NOT_OURS]
+    except OSError as error:
+        raise type(error)(
+            f"the folder {shown(folder)} cannot be read ({error.strerror}): mend its rights or "
+            "remove it"
+        ) from error
+    return sorted(ours, key=lambda entry: entry.name)
+
+
+def _kind(entry: os.DirEntry) -> str:
+    """ "folder", "file", or "" for pipes and the like; raises FileNotFoundError for a link that
+    leads nowhere.
+    """
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+    except OSError:  # a link to itself
+        pass
+    if entry.is_symlink():
+        raise FileNotFoundError(
+            f"{shown(entry.path)} is a link to {shown(os.readlink(entry.path))}, where nothing "
+            "is: restore its target or delete the link"
+        )
+    return ""
+
+
+def list_images(root: Path) -> list[Path]:
+    """Every image file below `root`, by folder and name, links followed: the one listing of all
+    that read folders.
+
+    Images are known by their endings, in any case. Hidden names (also macOS's `._x.jpg`) are left
+    out, and so are other files, which is announced. Raises FileNotFoundError for no folder or a
+    link that leads nowhere, ValueError for a folder that is reached twice (a link to its own
+    parent, or one class under two names), OSError for a folder that may not be read."""
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f"no folder of images at {shown(root)}: check the path")
+    found: list[tuple[str, str]] = []
+    others: Counter[str] = Counter()
+    seen: dict[str, str] = {}
+    queue = [str(root)]
+    while queue:
+        folder = queue.pop()
+        place = os.path.realpath(folder)
+        if place in seen:
+            raise ValueError(
+                f"{shown(folder)} and {shown(seen[place])} are one folder, so that its images "
+                "would be read twice: remove the link"
+            )
+        seen[place] = folder
+        for entry in _entries(folder):
+            kind, ending = _kind(entry), os.path.splitext(entry.name)[1].lower()
+            if kind == "folder":
+                queue.append(entry.path)
+            elif kind == "file" and ending in ENDINGS:
+                found.append((folder, entry.name))
+            else:
+                others[(shown(ending) or "no ending") if kind else "no file"] += 1
+    if others:
+        warnings.warn(
+            f"{others.total()} files below {shown(root)} are left out, since their endings are not "
+            f"of images ({', '.join(sorted(others))})",
+            stacklevel=2,
+        )
+    return [Path(folder, name) for folder, name in sorted(found)]
+
+
+def _numbers(name: str) -> tuple[list[str], list[int]]:
+    """The text around the numbers of a name, and the numbers."""
+    parts = re.split("([0-9]+)", name)
+    return parts[::2], [int(number) for number in parts[1::2]]
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Class folders in the order of their labels: numbers by value, other names by text as in
+    torchvision's ImageFolder; an order that may surprise is announced.
+    """
+    by_text = sorted(names)
+    if not all(re.fullmatch("[0-9]+", name) for name in names):
+        for first, second in pairwise(by_text):
+            (text, number), (other_text, other) = _numbers(first), _numbers(second)
+            if text == other_text and number > other:
+                warnings.warn(
+                    f"classes are labelled in the order of their names as text, {shown(first)} "
+                    f"before {shown(second)}: pad the numbers with zeros for another order",
+                    stacklevel=3,
+                )
+                break
+        return by_text
+    by_value = sorted(by_text, key=int)
+    values = [int(name) for name in by_value]
+    if by_value != by_text or values != list(range(len(names))):
+        missing = values[-1] - values[0] + 1 - len(set(values))
+        warnings.warn(
+            f"class folders are numbers and labelled in numeric order: label 0 is {by_value[0]}, "
+            f"label {len(names) - 1} is {by_value[-1]}"
+            + (f"; {missing} numbers between them are missing" if missing else ""),
+            stacklevel=3,
+        )
+    return by_value
+
+
+def image_folder(root: Path, leave_out: Sequence[str] = ()) -> ImageFolder:
+    """Images below `root`, one sub-folder per class: classes by `in_order`, files by folder and
+    name; `leave_out` names folders that are no class.
 
     ImageNet's train/ with its wnids is such a folder, and gives the usual class numbers. Raises
-    FileNotFoundError if there is no such folder or a class has no images."""
-    try:
-        return ImageFolder(str(root))
-    except (FileNotFoundError, NotADirectoryError) as error:
+    FileNotFoundError if there is no such folder or a class has no images, ValueError if images lie
+    outside the class folders, and what `list_images` raises."""
+    advice = (
+        "give a folder with a sub-folder of .jpg, .png or other images for each class, such as "
+        "ImageNet's train"
+    )
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f"no image folder at {shown(root)}: {advice}")
+    names = [e.name for e in _entries(str(root)) if _kind(e) == "folder"]
+    classes = in_order([name for name in names if name not in leave_out])
+    if not classes:
+        raise FileNotFoundError(f"no image folder at {shown(root)} (no classes in it): {advice}")
+    files: dict[str, list[Path]] = {name: [] for name in names}
+    for file in list_images(root):
+        top, *rest = file.relative_to(root).parts
+        if not rest:
+            raise ValueError(
+                f"{shown(file)} lies outside the class folders of {shown(root)}: move it into one"
+            )
+        files[top].append(file)
+    if empty := [name for name in classes if not files[name]]:
         raise FileNotFoundError(
-            f"no image folder at {root} ({error}): give a folder with a sub-folder of .jpg, .jpeg "
-            "or .png "
-            "files for each class, such as ImageNet's train"
-        ) from error
+            f"no image folder at {shown(root)} (no images in {len(empty)} of its classes, such as "
+            f"{shown(empty[0])}): {advice}"
+        )
+    return ImageFolder(
+        [file for name in classes for file in files[name]],
+        [label for label, name in enumerate(classes) for _ in files[name]],
+        [shown(name) for name in classes],
+    )
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
@@ -44,30 +198,56 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
 
     The image is halved with a box filter while its shorter side is at least twice `size`, then
     brought to `size` on its shorter side by bicubic interpolation: without the halving, bicubic
-    interpolation of a much larger image is slow."""
+    interpolation of a much larger image is slow. Raises ValueError for a strip so narrow that this
+    makes more pixels of it than Pillow takes for an attack."""
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
-    image = image.resize(
-        (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
-    )
+    width, height = round(image.width * scale), round(image.height * scale)
+    if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise ValueError(
+            f"{image.width} × {image.height} pixels are too narrow a strip for a square of {size}"
+        )
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
 
 
-def read(path: Path, crop: Crop | None = None) -> Tensor:
-    """An image file, cropped, as (3, H, W) uint8 RGB; raises ValueError naming a file that is
-    damaged.
+def _rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of an image of any mode, as ADM's convert("RGB"); of 16 bits the upper 8, as Pillow
+    itself does for colour.
     """
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        raise ValueError(
+            f"its values are {'floats' if image.mode == 'F' else 'integers'} of unknown range, "
+            "while 8 or 16 bits are read"
+        )
+    if not image.mode.startswith("I"):
+        return image.convert("RGB")
+    tags = image.tag_v2 if image.format == "TIFF" else {}
+    levels = np.asarray(image) >> (tags.get(BITS_PER_SAMPLE, (16,))[0] - 8)
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        levels = 255 - levels
+    return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+
+
+def read(path: Path, crop: Crop | None = None) -> Tensor:
+    """An image file, cropped, as (3, H, W) uint8 RGB: transparency is dropped, 16 bits become 8.
+
+    Raises ValueError naming a file that is damaged, of floats, or too narrow to crop."""
     try:
         with Image.open(path) as file:
-            image = file.convert("RGB")
+            image = _rgb(file)
+        pixels = np.array(crop(image) if crop else image)
     except BROKEN as error:
+        forbidden = isinstance(error, PermissionError)
+        cure = "mend its rights" if forbidden else "replace it or delete it"
+        why = str(error) or type(error).__name__
         raise ValueError(
-            f"{path} is no readable image ({error}): replace it and run again; what is finished is "
-            "kept"
+            f"{shown(path)} is no readable image ({why}): {cure} and run again; what is finished "
+            "is kept"
         ) from error
-    return torch.from_numpy(np.array(crop(image) if crop else image)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def batches(
@@ -83,8 +263,8 @@ def batches(
         read_in = [image.result() for image in images]
         if len({image.shape for image in read_in}) > 1:
             raise ValueError(
-                f"the images around {paths[first]} have several sizes: crop them to one, as the "
-                "samples are"
+                f"the images around {shown(paths[first])} have several sizes: crop them to one, as "
+                "the samples are"
             )
         return torch.stack(read_in)
 

@@ -11,6 +11,7 @@ as PyTorch's default has it and the official codes do; bf16 errs by about a hund
 8 -m nag.data.latents spec.json`, or without torchrun in one process."""
 
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +26,8 @@ from tqdm import tqdm
 
 from nag.checkpoint import sha256
 from nag.data.fashion_mnist import to_float
-from nag.data.image_folder import batches, centre_crop, image_folder
+from nag.data.image_folder import batches, centre_crop, image_folder, shown
+from nag.data.published_files import remembered
 from nag.data.vae import decoder, fingerprint, load_vae, posterior
 from nag.support.device import best_device, resolve_precision
 from nag.support.distributed import barrier, start, stop
@@ -69,18 +71,33 @@ class LatentSpec(BaseModel):
 
 def _plan(spec: LatentSpec) -> tuple[list[str], list[int], list[tuple[Path, list[Path]]]]:
     """Class names, labels of all images, and each shard with its images."""
-    folder = image_folder(ROOT / spec.images)
-    files = [Path(path) for path, _ in folder.samples]
+    files, labels, classes = image_folder(ROOT / spec.images)
     firsts = range(0, len(files), spec.shard_size)
     shards = [
         (ROOT / spec.out / f"shard-{k:05d}.npy", files[i : i + spec.shard_size])
         for k, i in enumerate(firsts)
     ]
-    return folder.classes, folder.targets, shards
+    return classes, labels, shards
+
+
+def _names(files: Sequence[Path], root: Path) -> list[bytes]:
+    return [os.fsencode(file.relative_to(root).as_posix()) for file in files]
+
+
+def _content(files: Sequence[Path], root: Path) -> str:
+    """SHA-256 of image files by name below `root` and by content."""
+
+    def compute() -> str:
+        found = hashlib.sha256()
+        for name, file in zip(_names(files, root), files, strict=True):
+            found.update(name + f"\t{sha256(file)}\n".encode())
+        return found.hexdigest()
+
+    return remembered(files, "images", compute)
 
 
 def _is_done(path: Path, origin: dict) -> bool:
-    """Whether the shard is what would be made now: its note tells the same origin and its content
+    """Whether the shard is what would be made now: its note says the same origin and its content
     the note's checksum.
     """
     try:
@@ -95,9 +112,9 @@ def encode(spec: LatentSpec, rank: int = 0, world: int = 1) -> dict[str, float]:
     seconds, images_per_second.
 
     Shards (n, 1 or 2 flips, 2 moments, C, h, w) and their notes are written as they are done. One
-    whose note and checksum show that the same autoencoder, settings and files made it is kept, so a
-    killed run loses a shard per process at most. Raises ValueError for a damaged image or a size
-    the autoencoder cannot halve, FloatingPointError for NaN or overflow."""
+    whose note and checksum show that the same autoencoder, settings and image content made it is
+    kept, so a killed run loses a shard per process at most. Raises ValueError for a damaged image
+    or a size the autoencoder cannot halve, FloatingPointError for NaN or overflow."""
     device = best_device()
     precision = resolve_precision(spec.precision, device)
     _, _, shards = _plan(spec)
@@ -121,10 +138,7 @@ def encode(spec: LatentSpec, rank: int = 0, world: int = 1) -> dict[str, float]:
         total=sum(len(files) for _, files in mine), unit="image", mininterval=5, disable=rank > 0
     ) as bar:
         for path, files in mine:
-            listing = "".join(
-                f"{f.relative_to(root).as_posix()}\t{f.stat().st_size}\n" for f in files
-            )
-            origin = {"settings": settings, "files": hashlib.sha256(listing.encode()).hexdigest()}
+            origin = {"settings": settings, "files": _content(files, root)}
             if _is_done(path, origin):
                 kept += len(files)
                 bar.update(len(files))
@@ -148,8 +162,8 @@ def encode(spec: LatentSpec, rank: int = 0, world: int = 1) -> dict[str, float]:
             if not torch.isfinite(values).all():
                 raise FloatingPointError(
                     "the autoencoder gives NaN or values beyond float16 for images between "
-                    f"{files[0]} and "
-                    f"{files[-1]}: use precision: fp32, or check its weights"
+                    f"{shown(files[0])} and {shown(files[-1])}: use precision: fp32, or check its "
+                    "weights"
                 )
             with atomic(path) as part:
                 np.save(part, values.numpy())
@@ -176,23 +190,20 @@ def write_index(spec: LatentSpec) -> Path:
     Raises FileNotFoundError if a shard is missing, ValueError if one is of other settings or files.
     """
     classes, labels, shards = _plan(spec)
-    out, notes = ROOT / spec.out, []
+    root, out, notes = ROOT / spec.images, ROOT / spec.out, []
     for path, files in shards:
         if not path.is_file() or not path.with_suffix(".json").is_file():
             raise FileNotFoundError(
                 f"no finished shard {path}: run the latents stage again; what is finished is kept"
             )
         notes.append(read_json(path.with_suffix(".json")))
-        if notes[-1]["settings"] != notes[0]["settings"] or notes[-1]["rows"] != len(files):
+        made_of = (notes[-1]["settings"], notes[-1].get("files"))
+        if made_of != (notes[0]["settings"], _content(files, root)):
             raise ValueError(
                 f"{path} was made with other settings or images: run the latents stage again with "
                 "one spec for all"
             )
-    names = "".join(
-        f"{file.relative_to(ROOT / spec.images).as_posix()}\n"
-        for _, files in shards
-        for file in files
-    )
+    names = b"".join(name + b"\n" for _, files in shards for name in _names(files, root))
     wanted = {path.with_suffix(end).name for path, _ in shards for end in (".npy", ".json")}
     for path in [*out.glob("shard-*"), *out.glob(".*.shard-*")]:
         if path.name not in wanted:
@@ -209,7 +220,7 @@ def write_index(spec: LatentSpec) -> Path:
             "classes": list(
                 zip(classes, np.bincount(labels).tolist(), strict=True)
             ),  # sorted by class, so these are the labels
-            "files_sha256": hashlib.sha256(names.encode()).hexdigest(),
+            "files_sha256": hashlib.sha256(names).hexdigest(),
             "shards": [
                 {"name": path.name} | {k: note[k] for k in ("rows", "bytes", "sha256")}
                 for (path, _), note in zip(shards, notes, strict=True)
@@ -334,7 +345,7 @@ def main(arguments: Sequence[str]) -> None:
             "usage: python -m nag.data.latents spec.json (a file with the fields of "
             "nag.data.latents.LatentSpec)"
         )
-    spec = LatentSpec.model_validate_json(Path(arguments[0]).read_text())
+    spec = LatentSpec.model_validate(read_json(Path(arguments[0])))
     rank, world = start()
     try:
         report = encode(spec, rank, world)

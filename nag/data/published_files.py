@@ -4,8 +4,13 @@ are the published ones.
 imagenet/files.csv lists them. A hash or size is in it only if a public source states it; where the
 field is empty, the file is taken as it is, and `record` puts what it was into the results."""
 
+import contextlib
 import csv
+import hashlib
 import json
+import os
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,33 +22,45 @@ from nag.support.paths import BUILD, DATA, ROOT
 TABLE = ROOT / "imagenet" / "files.csv"
 WEIGHTS = DATA / "weights"
 CHECKSUMS = BUILD / "checksums"
+SETTLED = 2 * 10**9  # ns; some file systems date by two seconds
 
 
 def table() -> dict[str, dict[str, str]]:
     """The list of files: {name: {"name", "file", "bytes", "sha256", "source", "purpose",
     "licence"}}, "" where not known.
     """
-    with open(TABLE, newline="", encoding="utf-8") as file:
+    with open(TABLE, newline="", encoding="utf-8-sig") as file:
         return {row["name"]: row for row in csv.DictReader(file)}
 
 
+def remembered(files: Sequence[Path], what: str, compute: Callable[[], str]) -> str:
+    """The text `compute` gives on the content of files, named `what`, computed again only if one
+    has moved or changed.
+
+    A file counts as unchanged while its size and both its times are: the one of writing can be set
+    to anything, the one of the last change cannot. Files changed a moment ago are not remembered,
+    since another change might get the same time."""
+    state, newest = hashlib.sha256(what.encode()), 0
+    for file in files:
+        stat = file.stat()
+        state.update(os.fsencode(file.resolve()))
+        state.update(f"\0{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\0".encode())
+        newest = max(newest, stat.st_mtime_ns, stat.st_ctime_ns)
+    # Not beside the files: they may lie in a folder that is read-only, or that DVC watches
+    name = hashlib.sha256(b"\0".join(os.fsencode(file.resolve()) for file in files)).hexdigest()
+    note = CHECKSUMS / f"{what}-{name[:32]}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(note.read_bytes())
+        if known["state"] == state.hexdigest():
+            return str(known["found"])
+    found = compute()
+    if time.time_ns() - newest > SETTLED:
+        write_json(note, {"state": state.hexdigest(), "found": found})
+    return found
+
+
 def _digest(path: Path) -> str:
-    """SHA-256 of a file, computed once for as long as its place, size and time of change stay."""
-    stat, path = path.stat(), path.resolve()
-    # Not beside the file: it may lie in a folder that is read-only, or that DVC watches
-    note, state = (
-        CHECKSUMS / f"{path.name}.json",
-        {"path": str(path), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns},
-    )
-    try:
-        known = json.loads(note.read_text())
-        if isinstance(known, dict) and {key: known.get(key) for key in state} == state:
-            return known["sha256"]
-    except (OSError, ValueError, KeyError):
-        pass
-    digest = sha256(path)
-    write_json(note, state | {"sha256": digest})
-    return digest
+    return remembered([path], "sha256", lambda: sha256(path))
 
 
 def _verify(path: Path, entry: dict[str, str]) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch_fidelity
-from PIL import Image
 from torch import Tensor
 from torch_fidelity.metric_fid import (
     KEY_METRIC_FID,
@@ -34,7 +33,7 @@ from torch_fidelity.metric_prc import (
     prc_features_to_metric,
 )
 
-from nag.data.image_folder import Crop, batches
+from nag.data.image_folder import Crop, batches, list_images
 from nag.data.published_files import record
 from nag.evaluation.inception import Extract, features, image_batches, image_shape, load_extractor
 from nag.evaluation.metrics import frechet_to
@@ -105,9 +104,7 @@ def reference_from_images(
             for i in range(0, n, batch_size)
         )
     else:
-        files = sorted(
-            p for p in Path(images).rglob("*") if p.suffix.lower() in Image.registered_extensions()
-        )
+        files = list_images(images)
         n, parts = len(files), batches(files, crop, batch_size)
     if n < 2:
         raise FileNotFoundError(

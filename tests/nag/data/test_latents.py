@@ -3,6 +3,7 @@ shared, and faults in words.
 """
 
 import json
+import os
 import shutil
 from functools import partial
 
@@ -14,6 +15,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from nag.data import latents as module
+from nag.data import published_files
 from nag.data.fashion_mnist import to_float
 from nag.data.image_folder import centre_crop, read
 from nag.data.latents import (
@@ -34,7 +36,9 @@ COUNTS = {"n01": 9, "n02": 8, "n03": 7}
 
 
 @pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch):
+def on_the_cpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(published_files, "CHECKSUMS", tmp_path / "checksums")
+    monkeypatch.setattr(published_files, "SETTLED", -1)  # tests do not wait for files to settle
     monkeypatch.setattr(module, "best_device", lambda: torch.device("cpu"))
 
 
@@ -216,6 +220,42 @@ def test_another_setting_image_or_autoencoder_encodes_anew(world, copy, tmp_path
     assert made(world, copy, **changes)["encoded"] == {"an image": 4}.get(change, 24)
     assert len(list(copy.glob("shard-*.npy"))) == {"shard_size": 4}.get(change, 5)
     assert len(open_latents(copy, verify=True)) == 24
+
+
+def test_another_image_of_the_same_size_and_time_is_seen(world, copy, tmp_path, monkeypatch):
+    images = shutil.copytree(world / "images", tmp_path / "images")
+    changes = {"images": str(images)}
+    assert made(world, copy, **changes)["kept"] == 24  # the same images in another place
+    path = images / "n02" / "n02_0.png"
+    content, stat = path.read_bytes(), path.stat()
+    with Image.open(path) as file:
+        Image.fromarray(255 - np.array(file)).save(path)
+    new = path.read_bytes()
+    size = max(len(content), len(new))  # Pillow ignores what follows the end of a PNG
+    path.write_bytes(content.ljust(size, b"\0"))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    made(world, copy, **changes)
+    path.write_bytes(new.ljust(size, b"\0"))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_mtime_ns == stat.st_mtime_ns
+    with pytest.raises(ValueError, match=r"shard-00001.npy was made with other settings or images"):
+        write_index(spec_of(world, copy, **changes))
+    assert made(world, copy, **changes)["encoded"] == 5
+    os.utime(path)  # touched only: it is read, not encoded
+    hashed, real = [], module.sha256
+    monkeypatch.setattr(module, "sha256", lambda path: hashed.append(path.name) or real(path))
+    assert made(world, copy, **changes)["kept"] == 24
+    assert [name for name in hashed if "shard" not in name] == [
+        path.name for path in files_of(world)[5:10]
+    ]
+
+
+def test_names_that_are_not_utf8_are_encoded(world, tmp_path):
+    images = shutil.copytree(world / "images", tmp_path / "images")
+    os.rename(images / "n02", os.fsencode(images) + b"/n0\xe9")
+    os.rename(images / "n01" / "n01_0.png", os.fsencode(images) + b"/n01/\xff.png")
+    assert made(world, tmp_path / "out", images=str(images))["encoded"] == 24
+    assert open_latents(tmp_path / "out", verify=True).classes == ["n01", "n03", r"n0\xe9"]
 
 
 def test_an_index_never_describes_other_shards(world, copy, monkeypatch):

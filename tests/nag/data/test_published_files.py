@@ -26,6 +26,7 @@ def places(tmp_path, monkeypatch):
     monkeypatch.setattr(published_files, "TABLE", listed)
     monkeypatch.setattr(published_files, "WEIGHTS", tmp_path / "weights")
     monkeypatch.setattr(published_files, "CHECKSUMS", tmp_path / "checksums")
+    monkeypatch.setattr(published_files, "SETTLED", -1)  # tests do not wait for files to settle
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     for folder in ("weights", "hub/checkpoints", "mine"):
         (tmp_path / folder).mkdir(parents=True)
@@ -95,11 +96,39 @@ def test_hashed_once_until_the_file_changes(places, monkeypatch):
     assert len(calls) == 3
 
 
+def test_another_content_of_the_same_size_and_time_is_seen(places):
+    path = places / "weights" / "free.pt"
+    path.write_bytes(CONTENT)
+    os.utime(path, ns=(5, 5))
+    assert record(path)["sha256"] == DIGEST
+    path.write_bytes(CONTENT[::-1])
+    os.utime(path, ns=(5, 5))  # as `cp -p` and `rsync -t` do
+    assert record(path)["sha256"] == hashlib.sha256(CONTENT[::-1]).hexdigest()
+
+
+def test_files_of_one_name_do_not_forget_each_other(places, monkeypatch):
+    calls = counted(monkeypatch)
+    for folder in ("weights", "mine", "weights", "mine"):
+        if not (places / folder / "free.pt").exists():
+            (places / folder / "free.pt").write_bytes(folder.encode())
+        found = record(places / folder / "free.pt")["sha256"]
+        assert found == hashlib.sha256(folder.encode()).hexdigest()
+    assert len(calls) == 2
+
+
+def test_what_was_written_a_moment_ago_is_read_again(places, monkeypatch):
+    monkeypatch.setattr(published_files, "SETTLED", 2 * 10**9)
+    calls = counted(monkeypatch)
+    (places / "weights" / "free.pt").write_bytes(CONTENT)
+    assert record(places / "weights" / "free.pt") == record(places / "weights" / "free.pt")
+    assert len(calls) == 2 and not (places / "checksums").exists()
+
+
 @pytest.mark.parametrize("note", ["", "[]", "{}", "no JSON"])
 def test_a_damaged_note_is_replaced(places, note):
     (places / "weights" / "known.pth").write_bytes(CONTENT)
-    (places / "checksums").mkdir()
-    (places / "checksums" / "known.pth.json").write_text(note)
+    find("known")
+    next((places / "checksums").iterdir()).write_text(note)
     assert find("known") and record(places / "weights" / "known.pth")["sha256"] == DIGEST
 
 
