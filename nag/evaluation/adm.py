@@ -141,6 +141,29 @@ def _statistics(x: Tensor) -> dict[str, np.ndarray]:
     return fid_features_to_statistics(x.double())
 
 
+def given_statistics(path: Path, kinds: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Means (D,) and covariances (D, D) that a reference npz has, of these kinds of features.
+
+    Raises ValueError if one is not finite or they do not fit each other."""
+    found = {}
+    with np.load(path, allow_pickle=False) as npz:
+        for kind in kinds:
+            if not set(STATISTICS[kind]) <= set(npz.files):
+                continue
+            mu, sigma = (npz[key].astype(np.float64) for key in STATISTICS[kind])
+            if mu.ndim != 1 or sigma.shape != (*mu.shape, *mu.shape):
+                fault = f"shapes {mu.shape} and {sigma.shape}, where (D,) and (D, D) are wanted"
+            elif not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+                fault = "NaN or infinite values"
+            else:
+                found[kind] = {"mu": mu, "sigma": sigma}
+                continue
+            raise ValueError(
+                f"{path} has {' and '.join(STATISTICS[kind])} with {fault}: fetch or make it again"
+            )
+    return found
+
+
 def _reference(
     path: Path, extractor: str, extract: Extract, dino: Extract | None, batch_size: int
 ) -> tuple[dict, dict, dict]:
@@ -148,6 +171,7 @@ def _reference(
     images behind those.
     """
     kinds = [kind for kind in STATISTICS if kind != "dino" or dino]
+    given = given_statistics(path, kinds)  # before the images, which take long
     found = _gather(
         features(image_batches(path, batch_size), image_shape(path)[0], extract, dino), kinds
     )
@@ -158,17 +182,6 @@ def _reference(
                 f"{path} was made with the extractor {maker!r}, not {extractor!r}: make it again, "
                 "or use that one"
             )
-        given = {
-            kind: dict(
-                zip(
-                    ("mu", "sigma"),
-                    (npz[key].astype(np.float64) for key in STATISTICS[kind]),
-                    strict=True,
-                )
-            )
-            for kind in kinds
-            if set(STATISTICS[kind]) <= set(npz.files)
-        }
     for kind, statistics in given.items():
         if statistics["mu"].shape != found[kind].shape[1:]:
             raise ValueError(
@@ -209,16 +222,17 @@ def frechet(
 
 
 def inception_score(logits: Tensor, split: int = SPLIT) -> dict[str, Any]:
-    """Inception score (Salimans et al., 2016), the mean over splits of `split` images in the order
-    of the file.
+    """Inception score (Salimans et al., 2016), the mean over splits of about `split` images in the
+    order of the file.
 
         IS = exp E_x KL(p(y|x) || E_x p(y|x))
 
-    logits (N, K) are without the last layer's bias. The interval is from the spread of the splits;
-    with one split it is None."""
+    The N images are divided equally, to one image, into round(N / split) splits or one: a short
+    split would have a low score. logits (N, K) are without the last layer's bias. The interval is
+    from the spread of the splits; with one split it is None."""
     scores = [
         isc_features_to_metric(part, splits=1, shuffle=False)[KEY_METRIC_ISC_MEAN]
-        for part in logits.split(split)
+        for part in logits.tensor_split(max(1, round(len(logits) / split)))
     ]
     value, n = float(np.mean(scores)), len(scores)
     if n > 1:
@@ -331,7 +345,7 @@ def evaluate(
         "expected": expected,
         "expected_reference": expected_reference,
         "k": K,
-        "split": SPLIT,
+        "split": n // result["is"]["splits"],
         "splits": result["is"]["splits"],
         "blocks": blocks,
         "extractor": extractor,

@@ -306,25 +306,41 @@ def test_inception_score_in_closed_form_and_in_the_order_of_the_file():
     assert whole["value"] == pytest.approx(4) and whole["low"] is whole["high"] is None
 
 
-def test_inception_score_by_hand_with_a_short_last_split():
-    logits = normal(25, 3, 0, scale=2)
+def score(logits):
+    """exp of the mean KL divergence of p(y|x) from its mean, written out."""
     p = np.exp(logits.double().numpy())
     p /= p.sum(1, keepdims=True)
-    scores = []
-    for part in (p[:10], p[10:20], p[20:]):
-        q = part.mean(0)
-        scores.append(
-            math.exp(
-                np.mean(
-                    [sum(a * math.log(a / b) for a, b in zip(row, q, strict=True)) for row in part]
-                )
-            )
-        )
+    rows = [sum(a * math.log(a / b) for a, b in zip(row, p.mean(0), strict=True)) for row in p]
+    return math.exp(np.mean(rows))
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes"),
+    [
+        (30, [10, 10, 10]),
+        (31, [11, 10, 10]),
+        (29, [10, 10, 9]),
+        (36, [9, 9, 9, 9]),
+        (14, [14]),
+        (4, [4]),
+    ],
+)
+def test_inception_score_by_hand_in_splits_that_are_equal_to_one_image(n, sizes):
+    logits = normal(n, 3, 0, scale=2)
+    scores = [score(part) for part in logits.split(sizes)]
     found = inception_score(logits, split=10)
-    assert found["value"] == pytest.approx(np.mean(scores), rel=1e-6) and found["splits"] == 3
-    assert found["high"] - found["value"] == pytest.approx(
-        4.3026527 * np.std(scores, ddof=1) / math.sqrt(3), rel=1e-5
-    )
+    assert found["value"] == pytest.approx(np.mean(scores), rel=1e-6)
+    assert found["splits"] == len(sizes)
+    if len(sizes) == 3:
+        assert found["high"] - found["value"] == pytest.approx(
+            4.3026527 * np.std(scores, ddof=1) / math.sqrt(3), rel=1e-5
+        )
+
+
+def test_one_image_more_hardly_changes_the_inception_score():
+    logits = normal(5001, 10, 0, scale=2)
+    whole, more = inception_score(logits[:5000]), inception_score(logits)
+    assert more["splits"] == 1 and more["value"] == pytest.approx(whole["value"], rel=1e-3)
 
 
 # Precision, recall, KID
@@ -490,7 +506,7 @@ def test_a_crop_makes_one_size_of_many(tmp_path):
         reference_from_images(
             tmp_path / "r.npz", tmp_path, STUB, crop=lambda image: image.crop((0, 0, 6, 6))
         )
-    with pytest.raises(FileNotFoundError, match="0 images in"):
+    with pytest.raises(FileNotFoundError, match="no folder of images at"):
         reference_from_images(tmp_path / "r.npz", tmp_path / "empty", STUB)
     with pytest.raises(ValueError, match="give uint8"):
         reference_from_images(tmp_path / "r.npz", pictures(3)[..., 0], STUB)
@@ -567,6 +583,40 @@ def test_evaluate_is_the_sum_of_its_parts(files):
         "floor(127.5 x + 128)" in lines[-1]
         and "other numbers of images" in lines[-1]
         and STUB in lines[-1]
+    )
+
+
+@pytest.mark.parametrize("name", ["mu", "sigma", "mu_s", "sigma_s"])
+@pytest.mark.parametrize("fault", [np.nan, np.inf, None])
+def test_a_reference_with_damaged_statistics_is_refused(files, name, fault):
+    samples, reference = files
+    arrays = dict(np.load(reference))
+    if fault is None:
+        arrays[name], told = arrays[name][:-1], "with shapes"
+    else:
+        arrays[name].flat[3], told = fault, "with NaN or infinite values"
+    np.savez(reference, **arrays)
+    with pytest.raises(
+        ValueError, match=rf"reference\.npz has mu.* {told}.*: fetch or make it again"
+    ):
+        evaluate(samples, reference, extractor=STUB, allow_fewer=True)
+
+
+def test_a_reference_of_linked_class_folders_is_of_all_images(tmp_path):
+    everything = pictures(12, seed=3)
+    for k, image in enumerate(everything):
+        folder = tmp_path / ("images" if k % 4 == 0 else "elsewhere") / f"n{k % 4}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{k:02d}.PNG")
+    for k in (1, 2, 3):
+        (tmp_path / "images" / f"n{k}").symlink_to(tmp_path / "elsewhere" / f"n{k}")
+    reference_from_images(tmp_path / "folder.npz", tmp_path / "images", STUB)
+    reference_from_images(tmp_path / "array.npz", everything, STUB)
+    ours, whole = np.load(tmp_path / "folder.npz"), np.load(tmp_path / "array.npz")
+    for name in ("mu", "sigma", "mu_s", "sigma_s"):
+        np.testing.assert_allclose(ours[name], whole[name], rtol=1e-6, atol=1e-9)
+    assert sorted(ours["arr_0"].reshape(12, -1).tolist()) == sorted(
+        everything.reshape(12, -1).tolist()
     )
 
 
