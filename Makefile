@@ -66,8 +66,9 @@ docs: setup ## write README.md and docs/ from the results, in seconds
 
 readme: docs ## the same
 
-lint: setup notebooks-lint ## ruff on .py and .ipynb, and notebooks-lint
+lint: setup notebooks-lint ## ruff on .py and .ipynb, mypy on nag and companion, and notebooks-lint
 	@$(BIN)/ruff check .
+	@$(BIN)/mypy
 
 bench: setup ## speed of training and sampling, fp32 against bf16 and compiled
 	@$(BIN)/python -m companion.experiments.bench

@@ -9,7 +9,7 @@ import re
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -140,7 +140,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return named_tensors(content, path), metadata
 
 
-def load_weights(path: Path, module: nn.Module) -> nn.Module:
+M = TypeVar("M", bound=nn.Module)
+
+
+def load_weights(path: Path, module: M) -> M:
     """Fill a module from a file, every key accounted for, and put it into evaluation mode.
 
     Raises ValueError listing missing and unknown keys or wrong shapes, and what `read_weights`

@@ -11,6 +11,7 @@ mixing v, eps, x0 or scores is the same; the sum is taken in float32."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -32,9 +33,7 @@ class Network(Protocol):
     @property
     def config(self) -> Any: ...
 
-    def __call__(
-        self, x: Tensor, t: Tensor, y: Tensor, drop_noise: Tensor, /, **options: Any
-    ) -> Tensor: ...
+    def __call__(self, x: Tensor, t: Tensor, y: Tensor, drop_noise: Tensor, /) -> Tensor: ...
 
 
 class Branch(NamedTuple):
@@ -243,9 +242,11 @@ class GuidedField:
         drops = drops.repeat_interleave(len(x))
         times = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(len(x)).repeat(n)
         learned = learns_variance(net.config)
-        options = {"full": True} if learned else {}
+        run: Callable[..., Tensor] = net
+        if learned:
+            run = partial(run, full=True)
         with autocast(x.device, resolve_precision(self.precision, x.device)):
-            out = net(x.float().repeat(n, 1, 1, 1), times, labels, drops, **options)
+            out = run(x.float().repeat(n, 1, 1, 1), times, labels, drops)
         means, variances = out.float().tensor_split([x.shape[1]], dim=1)  # (n B, C, H, W) each
         fractions = ((variances + 1) / 2).chunk(n) if learned else [None] * n
         return [Prediction(m, f) for m, f in zip(means.chunk(n), fractions, strict=True)]

@@ -38,7 +38,7 @@ def statement_1(
 
 
 def forward_states(
-    images: Tensor, times: Tensor, path: str = "linear", first_seed: int = 10**6
+    images: Tensor, times: Tensor | np.ndarray, path: str = "linear", first_seed: int = 10**6
 ) -> Tensor:
     """Control states x_t (M, K, C, H, W) of real images (M, C, H, W) in [-1, 1], one noise draw per
     image for all times.

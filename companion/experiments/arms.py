@@ -6,6 +6,7 @@ or code are never taken for it."""
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,7 @@ def runs_of(
         arm: kept(
             files[arm],
             key_of(spec, family),
-            lambda spec=spec, arm=arm: sample_arm(spec, arm, folder),
+            partial(sample_arm, spec, arm, folder),
         )
         for arm, spec in specs.items()
     }

@@ -10,8 +10,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -26,7 +27,14 @@ from nag.models import DiT, ModelConfig
 from nag.samplers.one_step import euler
 from nag.samplers.registry import last
 from nag.samplers.time_grids import uniform
-from nag.support.device import autocast, best_device, can_compile, describe, has_fast_bf16
+from nag.support.device import (
+    autocast,
+    best_device,
+    can_compile,
+    describe,
+    has_fast_bf16,
+    maybe_compile,
+)
 from nag.support.files import write_torch
 from nag.support.paths import WEIGHTS
 from nag.support.rng import generator
@@ -59,7 +67,7 @@ def _wait(device: torch.device) -> None:
 
 
 def turns(
-    work: dict[str, Callable[[], object]], rounds: int, device: torch.device
+    work: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
 ) -> dict[str, float]:
     """Median seconds of each callable, run in turn `rounds` times after one unmeasured round."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
@@ -78,11 +86,12 @@ def training(config: ModelConfig, names: list[str], device: torch.device) -> dic
     shape = (TRAIN_BATCH, config.channels, config.input_size, config.input_size)
     images = torch.randn(shape, generator=generator(0))
     loss = denoising_loss(images, torch.arange(TRAIN_BATCH) % config.classes, 0.1, 0.1)
-    index, work = torch.arange(TRAIN_BATCH), {}
+    index = torch.arange(TRAIN_BATCH)
+    work: dict[str, Callable[[], object]] = {}
     for name in names:
         precision, compiled = VARIANTS[name]
         net = DiT(config).to(device)
-        run = torch.compile(net) if compiled else net
+        run = maybe_compile(net, device, compiled)
         optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=1e-4)
 
         def step(run=run, optimizer=optimizer, precision=precision):
@@ -111,14 +120,16 @@ def sampling(
     fields = {}
     for name in names:
         precision, compiled = VARIANTS[name]
-        run = torch.compile(net) if compiled else net
+        run = maybe_compile(net, device, compiled)
         fields[name] = GuidedField(run, labels, [noise_awareness(1.0)], precision)
     with torch.inference_mode():
         v = {name: field(x, 0.5) for name, field in fields.items()}
     error = {name: ((v[name] - v["fp32"]).norm() / v["fp32"].norm()).item() for name in names}
-    work = {
-        name: (lambda f=field: last(euler(f, x, uniform(STEPS)))) for name, field in fields.items()
-    }
+
+    def drawn(field: GuidedField) -> Tensor:
+        return last(euler(field, x, uniform(STEPS)))
+
+    work = {name: partial(drawn, field) for name, field in fields.items()}
     return {name: 2 * STEPS * IMAGES / s for name, s in turns(work, ROUNDS, device).items()}, error
 
 

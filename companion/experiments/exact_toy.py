@@ -17,6 +17,7 @@ from nag.samplers.one_step import euler, euler_maruyama
 from nag.samplers.time_grids import uniform
 from nag.shift import estimated_times, forward_states, noise_shift
 from nag.support.rng import ImageNoise, generator
+from nag.support.uncertainty import Interval
 
 START, END, MEASURED = 0.99, 0.01, 15  # sampling from START to END, read at MEASURED + 1 times
 BLUR = 0.1  # standard deviation of what blurs the data of the "blurred network"
@@ -151,7 +152,7 @@ def guided(
     return GuidedField(net, labels, [noise_awareness(w, interval=interval)])
 
 
-def distance(b: Bench, x: Tensor) -> dict[str, float]:
+def distance(b: Bench, x: Tensor) -> Interval:
     """Energy distance of states to exact ones, each coordinate in units of its true standard
     deviation."""
     unit = b.truth.std(0)
@@ -163,7 +164,7 @@ def sweep(b: Bench, steps: int) -> dict[str, list[dict]]:
     "negative", "late shift", "distance"}; the row of w = 0 has no negative.
 
     The outside estimator of an exact model is its own posterior, so it is in the last case only."""
-    cases = {
+    cases: dict[str, tuple[toy.Mixture, Callable, list[str]]] = {
         "exact field, Euler": (b.data, euler, ["exact s(x)", "dropout"]),
         "exact field, stochastic": (b.data, euler_maruyama, ["exact s(x)", "dropout"]),
         "blurred network, Euler": (b.blurred, euler, list(NEGATIVES)),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,13 +126,11 @@ def sample(
     sample is not finite."""
     c, device = net.config, best_device()
 
-    def ready(network: DiT) -> Callable:
+    def ready(network: Any) -> Any:
         return maybe_compile(network.to(device), device, config.compile)
 
-    run, terms = (
-        ready(net),
-        [replace(term, net=ready(term.net)) if term.net is not None else term for term in terms],
-    )
+    run = ready(net)
+    terms = [term if term.net is None else replace(term, net=ready(term.net)) for term in terms]
     solver = solver or SAMPLERS[resolve(config.sampler, c.path)]
     times = time_grid(config.sampler, config.steps, c.path, config.grid)
     seeds, kept = config.seeds, set(config.kept)
@@ -227,7 +226,7 @@ def protocol(arm: Arm, config: SampleConfig, weights_sha256: str, family: str) -
     }
 
 
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
     """Write arrays as an npz file, atomically."""
     with atomic(path) as part, open(part, "wb") as file:
         np.savez(file, **arrays)

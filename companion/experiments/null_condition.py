@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -95,7 +96,7 @@ def before(s: Settings) -> Before:
     return Before(net, sha256, known, x0, labels, times, aware, unaware, norms)
 
 
-def excess(errors: Tensor, reference: Tensor, times: Tensor) -> dict[str, dict[str, float]]:
+def excess(errors: Tensor, reference: Tensor, times: Tensor) -> dict[str, Any]:
     """Mean paired difference of errors (N,) over all t and by range of t, with 95 % intervals."""
     difference, place = errors - reference, (times * 4).long().clamp_max(3)
     parts = {"all t": difference} | {r: difference[place == k] for k, r in enumerate(RANGES)}
@@ -109,15 +110,17 @@ def arms(s: Settings, depth: int) -> tuple[dict[str, dict], str]:
     modulation (adaLN) layers; and the whole network with two rates of noise-condition dropout."""
     adaln = ["final_layer.adaLN_modulation"]
     adaln += [f"blocks.{k}.adaLN_modulation" for k in range(depth)]
-    alone = {"mode": "null", "null_init": s.null_init}
-    compared = {f"null from {start}": {"mode": "null", "null_init": start} for start in INITIAL}
+    alone: dict[str, Any] = {"mode": "null", "null_init": s.null_init}
+    compared: dict[str, dict[str, Any]] = {
+        f"null from {start}": {"mode": "null", "null_init": start} for start in INITIAL
+    }
     compared |= {
         "null + final layer": alone | {"layers": ["final_layer"]},
         "null + all adaLN": alone | {"layers": adaln},
     }
-    whole = {"mode": "all", "null_init": s.null_init}
+    whole: dict[str, Any] = {"mode": "all", "null_init": s.null_init}
     compared |= {f"all, dropout {p:.0%}": whole | {"noise_dropout": p} for p in (0.1, 0.2)}
-    wanted = {"mode": s.mode, "null_init": s.null_init}
+    wanted: dict[str, Any] = {"mode": s.mode, "null_init": s.null_init}
     wanted |= {"noise_dropout": s.noise_dropout} if s.mode == "all" else {}
     wanted |= {"layers": list(s.layers)} if s.layers else {}
     found = compared if s.compare else {}
@@ -256,10 +259,10 @@ def _branches(s: Settings, start: Before, spec: FurtherConfig) -> tuple[Tensor, 
     """Of one training, the errors (N,) without noise level, and what happened to the branch with
     it."""
     if spec.mode == "null":
-        dropped = load_null(spec.out, start.net, start.sha256)
+        dropped = load_null(Path(spec.out), start.net, start.sha256)
         aware = start.net if spec.layers else dropped  # with layers, the twin is a negative only
     else:
-        dropped = aware = checkpoint.load(spec.out).to(best_device())
+        dropped = aware = checkpoint.load(Path(spec.out)).to(best_device())
     n = min(64, len(start.x0))
     eps = torch.randn(start.x0[:n].shape, generator=generator(s.seed + 2))
     x_t = add_noise(start.x0[:n], eps, start.times[:n], start.net.config.path)

@@ -7,8 +7,9 @@ uncompiled, with a deterministic method of one evaluation a step: Euler's, or DD
 levels are corrected."""
 
 import json
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -84,15 +85,10 @@ def untrained(config: ModelConfig) -> Parts:
     half = config.model_copy(
         update={"width": config.width // 2, "depth": max(1, config.depth // 2)}
     )
-    net, weaker, estimator, head = (
+    net, weaker = DiT(config), DiT(half)
+    estimator, head = NoiseEstimator(config.channels), LevelHead(config.width)
+    for part in (net, weaker, estimator, head):
         part.eval().requires_grad_(False).to(best_device())
-        for part in (
-            DiT(config),
-            DiT(half),
-            NoiseEstimator(config.channels),
-            LevelHead(config.width),
-        )
-    )
     return Parts(net, {"weaker": weaker}, None, head, estimator, sampler="euler")
 
 
@@ -100,7 +96,8 @@ def modules(parts: Parts) -> dict[str, nn.Module]:
     """The networks of all arms by name: the main one, autoguidance's smaller one, g_phi, and the
     head of noise level correction.
     """
-    found = {"net": parts.net, "weaker": parts.weaker["weaker"]}
+    assert parts.estimator is not None and parts.head is not None
+    found: dict[str, nn.Module] = {"net": parts.net, "weaker": parts.weaker["weaker"]}
     return found | {"estimator": parts.estimator, "head": parts.head}
 
 
@@ -221,7 +218,7 @@ def peak_memory(name: str, parts: Parts, n_images: int, precision: str = "auto")
 
 def rows(
     parts: Parts,
-    images_seen: dict[str, int | None],
+    images_seen: Mapping[str, float | None],
     n_images: int,
     steps: int,
     rounds: int,
@@ -243,6 +240,7 @@ def rows(
             f"images_seen lacks {sorted(needed - images_seen.keys())}: give the images that each "
             "was trained on"
         )
+    base = images_seen["net"] or math.nan
     timed = seconds(names, parts, n_images, steps, rounds, precision, network_batch)
     rows = []
     for name, found in plans.items():
@@ -257,7 +255,7 @@ def rows(
                 "relative": timed[name] / timed[names[0]],
                 "memory": peak_memory(name, parts, n_images, precision),
                 "parameters": found.parameters,
-                "training": None if extra is None else 100 * extra / images_seen["net"],
+                "training": None if extra is None else 100 * extra / base,
                 "needs": needs or "nothing",
             }
         )

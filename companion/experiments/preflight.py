@@ -5,6 +5,7 @@ companion.experiments.preflight PARAMS.yaml`.
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,12 +79,11 @@ def checks(params: dict, cpu: bool = False) -> dict[str, Callable[[], str]]:
     """What to look at, by name: each says what it found, or raises with what to do. `cpu` leaves
     out GPU and disk.
     """
-    found = {
-        f"data, {split}": lambda split=split: _data(params, split) for split in params["images"]
+    found: dict[str, Callable[[], str]] = {
+        f"data, {split}": partial(_data, params, split) for split in params["images"]
     }
     found |= {
-        f"network, {family}": lambda entry=entry: _network(entry)
-        for family, entry in params["null"].items()
+        f"network, {family}": partial(_network, entry) for family, entry in params["null"].items()
     }
     evaluate = params["evaluate"]
     found |= {

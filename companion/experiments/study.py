@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from nag.support.paths import ROOT, WEIGHTS
 from nag.support.uncertainty import mean_ratio, over_trainings  # noqa: F401, notebooks use them
 
 Row = dict[str, np.ndarray]
+K = TypeVar("K")  # what names an arm
 EXTRACTOR = WEIGHTS / "extractor.safetensors"
 
 
@@ -207,7 +209,7 @@ def bias_corrected(
     )["fd_inf"]
 
 
-def tuned(candidates: Iterable[float], measure: Callable[[float], Mapping[str, float]]) -> dict:
+def tuned(candidates: Iterable[float], measure: Callable[[float], Mapping[str, Any]]) -> dict:
     """The candidate of the smallest bias-corrected distance: {"w", "at_end", "tried"}.
 
     `measure(candidate)` is that distance, {"value", "low", "high"}; "tried" has it of each.
@@ -224,7 +226,7 @@ def save_images(path: Path, rows: Mapping[str, Row]) -> None:
     save_arrays(path, {name: row["images"] for name, row in rows.items()})
 
 
-def quality(rows: Mapping[str, Row], real: Tensor, resamples: int = 100) -> dict[str, dict]:
+def quality(rows: Mapping[K, Row], real: Tensor, resamples: int = 100) -> dict[K, dict]:
     """Fréchet distance, the same without its finite-N bias, KID, precision and recall of every arm,
     with 95 % intervals.
     """
@@ -265,8 +267,8 @@ def control(row: Row, path: str, reader: Estimator, images: int = 800) -> np.nda
 
 
 def shifts(
-    rows: Mapping[str, Row], path: str, reader: Estimator, resamples: int = 1000
-) -> dict[str, dict]:
+    rows: Mapping[K, Row], path: str, reader: Estimator, resamples: int = 1000
+) -> dict[K, dict]:
     """The noise shift of every arm against forward states at its own times (`shift.noise_shift`),
     of four times as many images.
 

@@ -44,7 +44,7 @@ def sweep(
     weights = WEIGHTS / f"{family}.safetensors"
     key = hashlib.sha256(repr((config, checkpoint.sha256(weights))).encode()).hexdigest()[:12]
     state = CHECKPOINTS / f"tune-{family}-{key}.json"
-    rows = read_json(state) if state.exists() else []
+    rows: list[dict] = read_json(state) if state.exists() else []
     done = {(row["w_nag"], row["cfg"]) for row in rows}
     net, read = checkpoint.load(weights), reader(path, RESULTS)
     extractor = checkpoint.load_weights(WEIGHTS / "extractor.safetensors", Extractor())

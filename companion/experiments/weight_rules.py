@@ -97,14 +97,15 @@ def distances_over(
     swept weight and of no guidance, paired by seed: {arm: {other: ratio}}.
 
     Equal arms are sampled once, and their ratio is one without an interval."""
-    arms = {
+    arms: dict[str, Arm | ScheduledArm] = {
         "none": Arm(),
         "best of sweep": Arm(w_nag=swept),
         "mean": Arm(w_nag=constant["mean"]["w"]),
         "spread": Arm(w_nag=constant["spread"]["w"]),
         "schedule": ScheduledArm(tuple(schedule["times"]), tuple(schedule["weights"])),
     }
-    reference, features = reference_features(reference_images), {}
+    reference = reference_features(reference_images)
+    features: dict[str, Tensor] = {}
     for name, arm in arms.items():
         same = next((other for other in features if arms[other] == arm), None)
         if same is None:

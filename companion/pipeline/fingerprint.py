@@ -107,7 +107,7 @@ def bind(nodes: Iterable[ast.AST], package: str, kind: str, names: Iterable[str]
                     scope.imports.setdefault(name, set()).add(target)
             continue
         if isinstance(node, (*FUNCTIONS, ast.ClassDef, ast.Lambda, *COMPREHENSIONS)):
-            scope.bound |= {getattr(node, "name", None)} - {None}
+            scope.bound |= {node.name} if hasattr(node, "name") else set()
             if isinstance(node, COMPREHENSIONS):  # an assignment expression within binds here
                 scope.bound |= {
                     part.target.id for part in ast.walk(node) if isinstance(part, ast.NamedExpr)
@@ -660,7 +660,8 @@ class Code:
     def reach(self, refs: Iterable[Key], runs: Iterable[str] = ()) -> set[Key]:
         """All that is reached from these definitions and from importing these modules."""
         found: set[Key] = set()
-        todo, imports, done = list(refs), list(runs), set()
+        todo, imports = list(refs), list(runs)
+        done: set[str] = set()
         while todo or imports:
             while imports:
                 for name in self.executed(imports.pop()) - done:
@@ -698,7 +699,9 @@ class Code:
 
 def _written(text: str, name: Callable[[Key], str]) -> str:
     """A text with its definitions named."""
-    return re.sub("\0([^\0]*):([^\0]*)\0", lambda found: f"Name(our {name(found.groups())})", text)
+    return re.sub(
+        "\0([^\0]*):([^\0]*)\0", lambda found: f"Name(our {name((found[1], found[2]))})", text
+    )
 
 
 @lru_cache(maxsize=2)
@@ -842,7 +845,8 @@ def changed(old: str, new: str) -> list[str]:
 
 def modules_run(root: Path = ROOT, pipelines: Iterable[Path] = ()) -> list[str]:
     """Our modules that commands of the pipelines run by -m."""
-    files = {(root / name).resolve() for name in (*PIPELINES, *pipelines)}
+    listed: list[Path | str] = [*PIPELINES, *pipelines]
+    files = {(root / name).resolve() for name in listed}
     text = "\n".join(file.read_text(encoding="utf-8") for file in sorted(files) if file.is_file())
     text = re.sub(r"(^|\s)#.*", "", text, flags=re.MULTILINE)
     names = re.findall(rf"-m\s+((?:{'|'.join(PACKAGES)})(?:\.\w+)+)", text)

@@ -24,14 +24,14 @@ ADM = {  # metrics of nag.evaluation.adm
 }
 
 
-def class_names(labels: Sequence[int], numbered: bool | str = False) -> list[str]:
+def class_names(labels: Sequence[int] | np.ndarray, numbered: bool | str = False) -> list[str]:
     """The names of Fashion-MNIST's classes, or "class 3" of other data."""
     return [f"class {k}" if numbered else CLASSES[k] for k in labels]
 
 
 def arm_settings(chosen: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
     """The weights of notebook 4's arms in words, such as "w = 2, CFG 1.5", by arm."""
-    words = {}
+    words: dict[str, str] = {}
     for arm, a in chosen.items():
         parts = [f"w = {a['w_nag']:g}"] * (a["w_nag"] != 0) + [f"CFG {a['cfg']:g}"] * (
             a["cfg"] != 1

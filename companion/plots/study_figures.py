@@ -5,6 +5,7 @@ inconclusive; a ring is around a point whose weight is at an end of its list."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,8 +21,11 @@ TICKS = np.array([c * 10.0**k for k in range(-4, 5) for c in (1, 1.5, 2, 3, 5, 7
 RING = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgecolor": style.INK}
 
 
+Numbers = Sequence[float] | np.ndarray
+
+
 def error_bars(
-    ax: Axes, x: Sequence[float], values: Sequence[Interval], scale: float = 1.0, **look
+    ax: Axes, x: Numbers, values: Sequence[Mapping], scale: float = 1.0, **look: Any
 ) -> None:
     """Points with their 95 % bars, all times `scale`; `look` is Line2D keywords such as those of
     `style.arm_style`.
@@ -33,9 +37,7 @@ def error_bars(
     ax.errorbar(x, middle, bars, **{"capsize": 2, "elinewidth": 1.2} | look | {"label": None})
 
 
-def ratio_points(
-    ax: Axes, x: Sequence[float], ratios: Sequence[Interval], color: str, **look
-) -> None:
+def ratio_points(ax: Axes, x: Numbers, ratios: Sequence[Mapping], color: str, **look: Any) -> None:
     """Ratios over x joined by a line, each with its bar: filled if its interval excludes 1."""
     ax.plot(x, [r["value"] for r in ratios], color=color, linewidth=1, zorder=2)
     for place, found in zip(x, ratios, strict=True):
@@ -44,7 +46,7 @@ def ratio_points(
 
 
 def rows_of_ratios(
-    ax: Axes, ratios: Mapping[str, Interval], colors: Mapping[str, str], unsettled=()
+    ax: Axes, ratios: Mapping[str, Mapping], colors: Mapping[str, str], unsettled=()
 ) -> None:
     """One row for each ratio, the first on top, with a line at 1: left of it is better.
 
@@ -62,7 +64,7 @@ def rows_of_ratios(
     ax.set_ylim(len(ratios) - 0.5, -0.5)
 
 
-def ring(ax: Axes, x: Sequence[float], y: Sequence[float]) -> None:
+def ring(ax: Axes, x: Numbers, y: Numbers) -> None:
     """A ring around points whose weight is at an end of its list, so that another may be better."""
     ax.plot(x, y, linestyle="none", **RING)
 

@@ -8,6 +8,7 @@ import math
 import textwrap
 from collections.abc import Collection, Container, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -20,7 +21,7 @@ from nag.support.paths import FIGURES
 
 WIDTH = 8.0  # inches, a README's column
 INK, DIM, PALE = "#222222", "#666666", "#d9d9d9"
-ARMS = {
+ARMS: dict[str, dict[str, Any]] = {
     "none": {"label": "no guidance", "color": "#d55e00", "marker": "o", "linestyle": "-"},
     "nag": {"label": "NAG", "color": "#0072b2", "marker": "s", "linestyle": (0, (5, 1.5))},
     "cfg": {"label": "CFG", "color": "#e69f00", "marker": "^", "linestyle": (0, (4, 1.5, 1, 1.5))},

@@ -35,7 +35,9 @@ def _line(error: Exception) -> str:
 def main(arguments: list[str]) -> None:
     """Run one verb; raises SystemExit with one clear message if it fails."""
     if len(arguments) != 1 or arguments[0] not in VERBS:
-        listed = [f"  {name:8} {run.__doc__.splitlines()[0]}" for name, run in VERBS.items()]
+        listed = [
+            f"  {name:8} {(run.__doc__ or '').partition(chr(10))[0]}" for name, run in VERBS.items()
+        ]
         raise SystemExit("\n".join(["usage: python -m companion.report VERB", *listed]))
     try:
         VERBS[arguments[0]]()

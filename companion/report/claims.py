@@ -4,8 +4,9 @@ the verdict that its 95 % confidence interval allows.
 Three steps, apart from each other: `MEASURED` collects numbers, `JUDGES` compares them with the
 claim, templates/claims.md.j2 puts both into words. Answers of studies join at the end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from companion.published import fid_ratios
 from companion.report import rendering
@@ -13,7 +14,7 @@ from companion.report.evidence import Place, Reader
 from companion.report.results import SAMPLERS
 from nag.support.files import read_json
 from nag.support.paths import DATA
-from nag.support.uncertainty import Interval, independent_ratio, outcome, verdict
+from nag.support.uncertainty import independent_ratio, outcome, verdict
 
 VERDICTS = ("reproduced", "partly", "contradicted", "needs GPUs")
 OPEN = "inconclusive"  # of one network and sampler; a claim that depends on such a one is partly
@@ -25,7 +26,7 @@ Row = dict  # {"family", "sampler", "value", "low", "high", "verdict"}, what is 
 # ---- collecting
 
 
-def _interval(x: Interval) -> Row:
+def _interval(x: Mapping[str, Any]) -> Row:
     return {end: x[end] for end in ("value", "low", "high")}
 
 

@@ -72,7 +72,7 @@ def compare(new: dict, old: dict | None) -> list[str]:
                 a = values[metric]
                 parts.append(f"{metric} {show(a, '+.4f')}")
                 try:
-                    b = old[family][arm][metric]
+                    b = (old or {})[family][arm][metric]
                 except (TypeError, KeyError):
                     parts.append("(nothing committed)")
                     continue

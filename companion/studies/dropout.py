@@ -6,6 +6,7 @@ Ratios are of Fréchet distances, below 1 is better."""
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ from nag.support.uncertainty import (
 )
 from nag.train import TrainConfig
 
-ROUTES = {  # what of the network is trained further
+ROUTES: dict[str, dict[str, Any]] = {  # what of the network is trained further
     "null": {"mode": "null"},
     "null + final layer": {"mode": "null", "layers": ("final_layer",)},
     "all": {"mode": "all", "noise_dropout": 0.1},  # the paper's way
@@ -46,7 +47,7 @@ PLAIN = str.maketrans({" ": None, ",": "-", "%": None})  # for names of files
 # ---- held-out errors
 
 
-def errors(net: torch.nn.Module, images: Tensor, labels: Tensor, drop: bool = True) -> Tensor:
+def errors(net: DiT, images: Tensor, labels: Tensor, drop: bool = True) -> Tensor:
     """Squared errors (N,) on uint8 images (N, 1, 28, 28), the noise level dropped or not; the same
     levels and noise for all networks.
     """
@@ -143,7 +144,9 @@ def with_trainings(ratio: Mapping, spread: float | None, trainings: int) -> dict
     """A ratio whose interval also has the spread of its logarithm over trainings, if there are
     several.
     """
-    return over_trainings(ratio, spread, trainings) if trainings > 1 else dict(ratio)
+    if spread is None or trainings == 1:
+        return dict(ratio)
+    return dict(over_trainings(ratio, spread, trainings))
 
 
 def compare_rates(
@@ -182,7 +185,7 @@ def compare_rates(
         spread = np.std(alike, ddof=1) * (1 + 1 / k) ** 0.5 if k > 1 else None
         return with_trainings(ratio, spread, k)
 
-    def quotient(name: str) -> dict:
+    def quotient(name: str) -> Interval:
         halves = [np.log(gain[n]["high"] / gain[n]["value"]) for n in (name, base)]
         return by_factor(gain[name]["value"] / gain[base]["value"], float(np.hypot(*halves)))
 
@@ -288,8 +291,9 @@ def chosen_starts(
         return float(found if twin else found + errors(net, *choosing, drop=False).mean())
 
     plain = checkpoint.load(of.file).to(best_device())
-    untouched, stages, lrs, picked = errors(plain, *report, drop=False), {}, {}, {}
-    stages["before training"] = {}
+    untouched = errors(plain, *report, drop=False)
+    stages: dict[str, dict[str, Tensor]] = {"before training": {}}
+    lrs, picked = {}, {}
     for start in INITIAL:
         add_null(plain, start)
         stages["before training"][start] = errors(plain, *report)
@@ -298,12 +302,12 @@ def chosen_starts(
         for start in INITIAL:
             tried = {lr: of.further(route, start, share, lr) for lr in rates[route]}
             found = {lr: score(route, file) for lr, file in tried.items()}
-            lrs[route, start] = lr = min(found, key=found.get)
+            lrs[route, start] = lr = min(found, key=found.__getitem__)
             scores[start] = found[lr]
             net, twin = of.opened(route, tried[lr])
             stages[route][start] = errors(twin or net, *report)
-        picked[route] = min(scores, key=scores.get)
-    smallest = {stage: min(e, key=lambda s, e=e: e[s].mean()) for stage, e in stages.items()}
+        picked[route] = min(scores, key=scores.__getitem__)
+    smallest = {stage: min(e, key=lambda s: float(e[s].mean())) for stage, e in stages.items()}
     return {
         "lr": lrs,
         "picked": picked,
@@ -385,7 +389,7 @@ def records(
             "nfe": int(row["nfe"]),
             "n": len(row["seeds"]),
         }
-        values = quality[arm] | {"shift_late": shift[arm]["late"]}
+        values = {**quality[arm], "shift_late": shift[arm]["late"]}
         if kind == "NAG":
             one = added.get(network)
             line["w"] = one["w"] if one else found["w"][network]

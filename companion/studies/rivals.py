@@ -152,7 +152,7 @@ def explained(head: LevelHead, net: DiT, count: int = 2000) -> float:
 # ---- tuning
 
 
-def at_end(value: float, values: Sequence[float]) -> bool:
+def at_end(value: float, values: Sequence) -> bool:
     """Whether the value is the smallest or largest of several."""
     return len(values) > 1 and value in (min(values), max(values))
 
@@ -160,7 +160,7 @@ def at_end(value: float, values: Sequence[float]) -> bool:
 def strength(method: str, setting: Setting) -> float | None:
     """How strong a setting is: its weight, scale, lambda or strength; None if it has none."""
     entries = zip(METHODS[method].entries, setting, strict=True)
-    return next((x for entry, x in entries if entry in STRENGTHS), None)
+    return next((float(x) for entry, x in entries if entry in STRENGTHS), None)
 
 
 def tuned(
@@ -174,7 +174,7 @@ def tuned(
 
     `measure(method, setting, w)` is the bias-corrected distance on the tuning seeds; a single
     candidate is taken without measuring it. NAG itself takes no weights."""
-    tried = []
+    tried: list[dict] = []
 
     def least(candidates: Sequence[tuple[Setting, float]]) -> tuple[Setting, float]:
         if len(candidates) == 1:
@@ -202,7 +202,7 @@ def tuned(
 
 def report_arms(chosen: Mapping[str, Mapping]) -> dict[str, tuple[str, list, float]]:
     """(method, setting, w) of every arm of a report: none, each method, each rival with NAG."""
-    arms = {"none": ("none", [], 0.0)}
+    arms: dict[str, tuple[str, list, float]] = {"none": ("none", [], 0.0)}
     arms |= {method: (method, one["values"], 0.0) for method, one in chosen.items()}
     return arms | {
         f"{method}+nag": (method, one["values"], one["w_nag beside"])

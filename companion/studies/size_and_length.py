@@ -5,6 +5,7 @@ spread between networks that differ in their training seed alone is what a trend
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -124,10 +125,12 @@ def _slope(x: np.ndarray, y: np.ndarray) -> dict:
     """Slope and Spearman's rank correlation of y (networks, 1 + draws) along x (networks,)."""
     centred, ranks = (rankdata(a, axis=0) - (len(x) + 1) / 2 for a in (y, x))
     rank = ranks @ centred / np.sqrt((ranks @ ranks) * np.square(centred).sum(0).clip(1e-12))
-    found = {"rank": rank, "per_doubling": np.polyfit(x, y, 1)[0]}
-    return {
-        k: {end: float(v) for end, v in interval(a[0], a[1:]).items()} for k, a in found.items()
-    } | {"first": float(y[0, 0]), "last": float(y[-1, 0])}
+    found: dict[str, np.ndarray] = {"rank": rank, "per_doubling": np.polyfit(x, y, 1)[0]}
+    shown: dict[str, Mapping[str, Any]] = {k: interval(a[0], a[1:]) for k, a in found.items()}
+    return {k: {end: float(v) for end, v in x.items()} for k, x in shown.items()} | {
+        "first": float(y[0, 0]),
+        "last": float(y[-1, 0]),
+    }
 
 
 def trend(

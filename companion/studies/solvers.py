@@ -4,6 +4,7 @@ An arm is (family, solver, evaluations, "none" or "nag"); a cell is the first th
 solver is a sampler's name, with its grid behind "@" if that is not its own."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -72,7 +73,7 @@ def choose_weights(
         if smaller and cell[2] not in tune_at:
             chosen[cell] = chosen[smaller[-1]] | {"tried": {}}
         else:
-            chosen[cell] = study.tuned(w_lists[cell[0]], lambda w, cell=cell: measure(cell, w))
+            chosen[cell] = study.tuned(w_lists[cell[0]], partial(measure, cell))
     return chosen
 
 

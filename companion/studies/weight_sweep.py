@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -175,7 +176,7 @@ def equal_gain(axes: Mapping, values: Mapping, draws: Mapping[Point, np.ndarray]
     return {
         "fd_inf": found[0],
         "strength": {name: strength for name, (strength, _) in found[1].items()},
-        "recall_difference": difference(gap(found), [gap(one) for one in drawn]),
+        "recall_difference": difference(gap(found), np.array([gap(one) for one in drawn])),
     }
 
 
@@ -215,7 +216,7 @@ def measure(
         for name, points in (axes | {"all": list(rows)}).items()
     }
 
-    def named(found: Mapping[Point, object]) -> dict:
+    def named(found: Mapping[Point, Any]) -> dict:
         return {label(p): v for p, v in found.items()}
 
     some = next(iter(stochastic.values()))
@@ -263,7 +264,8 @@ def table_rows(
             "steps": len(arm["times"]) - 1,
             "nfe": int(arm["nfe"]),
         }
-        for name, v in (values | {"shift_late": numbers["late_shift"][kind][label(point)]}).items():
+        late = numbers["late_shift"][kind][label(point)]
+        for name, v in {**values, "shift_late": late}.items():
             found |= {name: v["value"], f"{name}_low": v["low"], f"{name}_high": v["high"]}
         return found | {"images_per_s": len(arm["seeds"]) / float(arm["seconds"])}
 

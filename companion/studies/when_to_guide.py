@@ -3,6 +3,7 @@
 A kind of guidance is a function of one weight; an arm is a kind at its tuned weight."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -22,13 +23,15 @@ LARGEST, NODES = 4.0, 9  # the estimator's schedule tries so many weights from 0
 FINE = np.linspace(1, 0, 101)
 
 
+def _within(interval: tuple[float, float], w: float) -> Arm:
+    return Arm(w_nag=w, nag_interval=interval)
+
+
 def kinds(intervals: Sequence[Sequence[float]]) -> dict[str, Callable[[float], Guidance]]:
     """{name: kind}: everywhere, in each interval of t, and linear schedules named by their mean."""
     found: dict[str, Callable[[float], Guidance]] = {EVERYWHERE: lambda w: Arm(w_nag=w)}
     for low, high in intervals:
-        found[f"t from {low:g} to {high:g}"] = lambda w, span=(low, high): Arm(
-            w_nag=w, nag_interval=span
-        )
+        found[f"t from {low:g} to {high:g}"] = partial(_within, (low, high))
     found["growing towards the data"] = lambda w: ScheduledArm(
         tuple(FINE), tuple(2 * w * (1 - FINE))
     )

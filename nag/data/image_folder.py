@@ -224,7 +224,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         )
     if not image.mode.startswith("I"):
         return image.convert("RGB")
-    tags = image.tag_v2 if image.format == "TIFF" else {}
+    tags = getattr(image, "tag_v2", {})  # of TIFF images
     levels = np.asarray(image) >> (tags.get(BITS_PER_SAMPLE, (16,))[0] - 8)
     if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         levels = 255 - levels

@@ -255,7 +255,7 @@ class Latents:
         return self._open[number]
 
     def moments(
-        self, index: Tensor | Sequence[int], flip: Tensor | bool = False
+        self, index: Tensor | np.ndarray | Sequence[int], flip: Tensor | bool = False
     ) -> tuple[Tensor, Tensor]:
         """Posterior mean and std (B, C, h, w) float32, unscaled, of images index (B,), mirrored
         where flip (B,) is true.
@@ -329,7 +329,7 @@ def latent_source(latents: Latents) -> Callable[..., Tensor]:
     return source
 
 
-def posterior_means(latents: Latents, index: Tensor | Sequence[int]) -> Tensor:
+def posterior_means(latents: Latents, index: Tensor | np.ndarray | Sequence[int]) -> Tensor:
     """x_0 = scale · mean (B, C, h, w) of images index (B,), without mirroring or noise: for
     held-out controls.
     """

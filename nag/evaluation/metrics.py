@@ -202,7 +202,7 @@ def resampled(
     k: int = 3,
     resamples: int = 100,
     seed: int = 0,
-    labels: Sequence[int] | None = None,
+    labels: Sequence[int] | np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """{"fd", "kid", "recall"}, each (resamples,), of random 80 % of the generated images.
 
@@ -227,7 +227,7 @@ def with_intervals(
     resamples: int = 100,
     seed: int = 0,
     allow_rank_deficient: bool = False,
-    labels: Sequence[int] | None = None,
+    labels: Sequence[int] | np.ndarray | None = None,
 ) -> dict[str, dict[str, Any]]:
     """`distances` with 95 % intervals over the N generated images: {metric: {"value", "low",
     "high", "n"}}.
@@ -267,7 +267,7 @@ def distance_ratios(
     reference: Tensor,
     resamples: int = 100,
     seed: int = 0,
-    labels: Sequence[int] | None = None,
+    labels: Sequence[int] | np.ndarray | None = None,
 ) -> tuple[dict, dict | None]:
     """Fréchet ratio of one set (N, D) over another made from the same N seeds: (raw,
     bias-corrected), each {"value", "low", "high", "n"}.
@@ -303,7 +303,7 @@ def distance_ratio(
     reference: Tensor,
     resamples: int = 100,
     seed: int = 0,
-    labels: Sequence[int] | None = None,
+    labels: Sequence[int] | np.ndarray | None = None,
 ) -> dict:
     """The raw one of `distance_ratios`."""
     return distance_ratios(features, baseline, reference, resamples, seed, labels)[0]

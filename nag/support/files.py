@@ -73,7 +73,7 @@ def write_torch(path: Path, content: object) -> None:
             raise
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> Any:
     """Read a JSON file; raises FileNotFoundError or ValueError with advice."""
     if not Path(path).is_file():
         raise FileNotFoundError(

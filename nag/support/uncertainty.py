@@ -84,7 +84,7 @@ def interval(value: Any, draws: np.ndarray) -> Interval:
 
 
 def subsets(
-    n: int, resamples: int, seed: int = 0, labels: Sequence[int] | None = None
+    n: int, resamples: int, seed: int = 0, labels: Sequence[int] | np.ndarray | None = None
 ) -> Iterator[np.ndarray]:
     """Places (int(0.8 n),) of random 80 % of n images, `resamples` times.
 
@@ -213,7 +213,7 @@ def outcome(ratio: Mapping[str, Any]) -> Literal["better", "worse", "inconclusiv
 
 
 def verdict(
-    x: Mapping[str, float], claimed: Literal[1, -1], bound: float = 0.0
+    x: Mapping[str, Any], claimed: Literal[1, -1], bound: float = 0.0
 ) -> Literal["reproduced", "contradicted", "inconclusive"]:
     """The verdict on the claim that x is above (claimed = 1) or below (-1) the bound."""
     side = sign(x, bound)

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,8 @@ ROUTES = {
     "null + final layer": "the null vector and a last layer",
     "all": "the whole network",  # the paper's way
 }
-WITH_LEVEL = {"color": "#7a2b8f", "marker": "o", "label": "noise level given"}
-WITHOUT_LEVEL = {"color": "#009e73", "marker": "s", "label": "noise level dropped"}
+WITH_LEVEL: dict[str, Any] = {"color": "#7a2b8f", "marker": "o", "label": "noise level given"}
+WITHOUT_LEVEL: dict[str, Any] = {"color": "#009e73", "marker": "s", "label": "noise level dropped"}
 BLUE = ARMS["nag"]["color"]
 Rates = Mapping[str, Sequence[float]]  # learning rates tried, by route
 

@@ -151,7 +151,7 @@ def ratios(found: Runs) -> dict[str, dict[str, dict]]:
 
     The mean's are ratios of two mean FIDs, whose errors are independent from set to set."""
     paper = columns(found)["paper"]
-    table = {
+    table: dict[str, dict] = {
         key: {base: {end: run["ratios"][base][end] for end in ENDS} for base in PAIRS}
         for key, run in found.runs.items()
     }
@@ -222,7 +222,7 @@ def rows(found: Runs) -> pd.DataFrame:
     bases = {nag: base for base, nag in PAIRS.items()}
     for key in parts["paper"].columns:
         for arm, name in ARMS.items():
-            row = {"dataset": found.titles[key], "arm": name}
+            row: dict = {"dataset": found.titles[key], "arm": name}
             row |= {f"{quantity(found)}, {part}": x[key][arm] for part, x in parts.items()}
             if key in found.runs:
                 row |= {w: found.runs[key]["arms"][arm][w] for w in ("w_nag", "cfg", "dog")}

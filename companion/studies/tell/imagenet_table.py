@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from nag.support.files import read_json
-from nag.support.uncertainty import independent_ratio, show, verdict
+from nag.support.uncertainty import Interval, independent_ratio, show, verdict
 
 ARMS = {"none": "none", "nag": "nag", "cfg": "cfg", "cfg-nag": "cfg+nag"}  # in files: in results
 METRICS = {"fid": "fd", "precision": "precision", "recall": "recall"}  # at scale: on the laptop
@@ -88,7 +88,7 @@ def distances(results: Results) -> pd.Series:
     )
 
 
-def gains(results: Results) -> dict[str, dict[str, dict]]:
+def gains(results: Results) -> dict[str, dict[str, Interval]]:
     """{family: {pair: ratio of distances}}; arms are taken as independent, though they share
     seeds."""
     return {

@@ -178,10 +178,11 @@ def shown(numbers: Mapping, chains: Chains) -> dict[str, str]:
     """The arms whose first images are worth a look, in words: the smallest and the largest network
     without guidance and with the best of NAG's weights.
     """
-    found = {}
+    found: dict[str, str] = {}
     for name in (chains["size"][0], chains["size"][-1]):
         network = numbers["networks"][name]
-        best = min(weights(numbers), key=lambda w, x=network: x["gain"][w]["value"])
+        gain = network["gain"]
+        best = min(weights(numbers), key=lambda w: gain[w]["value"])
         size = f"{network['parameters'] / 1e6:.2g} M"
         found |= {f"{name}-w=0": f"{size}, unguided", f"{name}-{best}": f"{size}, NAG {best}"}
     return found

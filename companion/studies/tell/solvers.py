@@ -15,7 +15,7 @@ from companion.plots import study_figures as drawing
 from companion.plots import style
 from companion.studies.solvers import kind_of
 from companion.studies.tell.words import FAMILIES, counts, listed, sampler_name
-from nag.support.uncertainty import Interval, outcome, show, sign
+from nag.support.uncertainty import outcome, show, sign
 
 Cell = tuple[str, str, int]
 Plan = Mapping[str, Sequence[str]]  # {family: solvers}
@@ -41,7 +41,7 @@ def solvers_of(table: pd.DataFrame) -> Plan:
     return {f: pairs.solver[pairs.family == f].tolist() for f in pairs.family.unique()}
 
 
-def widened(ratio: Interval, pairs: int) -> Interval:
+def widened(ratio: Mapping, pairs: int) -> dict[str, float]:
     """A ratio's interval for so many that are looked at together (Bonferroni)."""
     wider = norm.ppf(1 - 0.025 / pairs) / norm.ppf(0.975)
     ends = {end: (ratio[end] / ratio["value"]) ** wider for end in ("low", "high")}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ def point(name: str) -> Point:
     return float(w.removeprefix("w")), float(scale.removeprefix("cfg"))
 
 
-def points(found: Mapping[str, object]) -> dict[Point, object]:
+def points(found: Mapping[str, Any]) -> dict[Point, Any]:
     """The same by point, in ascending order."""
     names = [name for name in found if " cfg" in name]
     return {point(name): found[name] for name in sorted(names, key=point)}
