@@ -38,9 +38,12 @@ Run = dict[str, np.ndarray]  # what `generate.sample` returns
 def guidance_of(family: str, arm: str, file: str = "") -> Arm:
     """The guidance of a family's arm: notebook 4's choice, or what another file has under "chosen".
 
-    Raises FileNotFoundError without the file, KeyError for an arm that it does not have."""
+    Raises FileNotFoundError without the file, ValueError for an arm that it does not have."""
     choices = read_json(ROOT / (file or f"results/metrics/tune-{family}.json"))
-    return Arm(**choices.get(family, choices)["chosen"][arm])
+    chosen = choices.get(family, choices)["chosen"]
+    if arm not in chosen:
+        raise ValueError(f"unknown arm {arm!r}: choose one of {sorted(chosen)}")
+    return Arm(**chosen[arm])
 
 
 def key_of(spec: shards.ShardConfig, family: str) -> str:

@@ -100,8 +100,8 @@ def test_arms_of_latents_must_be_there(tmp_path):
 def test_guidance_is_notebook_4s_choice_or_a_files(tmp_path):
     assert arms.guidance_of("sit", "none") == Arm()
     assert arms.guidance_of("dit", "nag", "imagenet/presets.json").w_nag == 1.0
-    with pytest.raises(KeyError):
-        arms.guidance_of("sit", "nothing")
+    with pytest.raises(ValueError, match="unknown arm 'NAG': choose one of"):
+        arms.guidance_of("sit", "NAG")
 
 
 def test_the_committed_estimator_reads_the_level_of_forward_states():
