@@ -1,0 +1,229 @@
+"""What notebook 25 measures: how far the reading of one noise-level estimator can be trusted.
+
+Estimators are the committed network, two architectures trained here from several seeds, and two
+that need no training: the wavelet estimate (image by image) and the energy of a set of states."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
+
+from companion.experiments.generate import Arm, SampleConfig, sample
+from nag import checkpoint
+from nag.estimator import NoiseEstimator, calibration, estimator_loss, posterior_mean
+from nag.evaluation import other_estimators
+from nag.interpolant import PATHS, add_noise
+from nag.models import DiT
+from nag.shift import LATE, estimated_times, forward_states, is_late, late_ratio, noise_shift
+from nag.support.paths import CHECKPOINTS
+from nag.support.rng import generator
+from nag.support.uncertainty import Interval, around, interval
+from nag.train import TrainConfig, train
+
+Reader = Callable[[Tensor], Tensor]
+Shifts = dict[str, dict]  # estimator: what `noise_shift` returns
+ARCHITECTURES = {"attention": NoiseEstimator, "plain": other_estimators.PlainEstimator}
+MOVING = "energy, alpha moves"  # shown and not counted: late in sampling it reads noise as less
+
+
+def numbers(found: Mapping) -> Interval:
+    return {end: float(found[end]) for end in ("value", "low", "high")}
+
+
+# ---- the estimators
+
+
+def trained(kind: str, images: Tensor, path: str, config: TrainConfig, kept: Path) -> nn.Module:
+    """An estimator of an architecture, read from `kept` if it was trained there before."""
+    make = ARCHITECTURES[kind]
+    file = kept / f"{kind}-{config.seed}-{config.key(path, len(images))}.safetensors"
+    if not file.is_file():
+        torch.manual_seed(config.seed)
+        net, state = make(), CHECKPOINTS / f"estimator-{file.stem}.pt"
+        train(net, estimator_loss(images, path), len(images), config, state)
+        checkpoint.save_weights(file, net.cpu(), path=path, seed=str(config.seed))
+        state.unlink(missing_ok=True)
+    return checkpoint.load_weights(file, make())
+
+
+def readers_of(nets: Mapping[str, nn.Module], images: Tensor, path: str) -> dict[str, Reader]:
+    """x (B, 1, 28, 28) -> t (B,) of every network and of the wavelet estimate, whose bias is taken
+    off by forward states of real images."""
+    raw = partial(other_estimators.wavelet_time, path=path)
+    readers: dict[str, Reader] = {name: partial(posterior_mean, net) for name, net in nets.items()}
+    return readers | {"wavelet": other_estimators.calibrated(raw, images[:500], path)}
+
+
+def calibration_table(
+    nets: Mapping[str, nn.Module],
+    readers: Mapping[str, Reader],
+    held_out: Tensor,
+    images: Tensor,
+    path: str,
+) -> dict[str, dict]:
+    """How honest each estimator is on forward states of held-out images, half of them late.
+
+    "coverage gap": the largest difference between how often central intervals of the posterior
+    contain the truth and how often they should; None without a posterior. "late bias": the largest
+    mean error of a bin of t <= 0.2 (of all of them without a posterior). "rms": the error of one
+    image there. "answered": the share of states with an answer. The last two rows are the wavelet
+    estimate before its bias is taken off, and the energy of single images."""
+    n, gen = len(held_out), generator(0, 4)
+    t = (torch.arange(n) + 0.5) / n
+    t = t[torch.randperm(n, generator=gen)].clamp(2e-3, 1 - 2e-3)
+    t = torch.cat([t, 0.2 * t])
+    noise = torch.randn(2 * n, *held_out.shape[1:], generator=gen)
+    x_t, late = add_noise(held_out.repeat(2, 1, 1, 1), noise, t, path), (t <= LATE).numpy()
+    moment = float(other_estimators.energy(images[:5000]).mean())
+    raw = {
+        "wavelet, raw": partial(other_estimators.wavelet_time, path=path),
+        "energy, each image": partial(
+            other_estimators.energy_time, second_moment=moment, path=path
+        ),
+    }
+    rows = {}
+    for name, reader in {**readers, **raw}.items():
+        error = (estimated_times(reader, x_t[:, None])[:, 0] - t.double().numpy())[late]
+        rows[name] = {
+            "coverage gap": None,
+            "late bias": float(abs(np.nanmean(error))),
+            "rms": float(np.sqrt(np.nanmean(error**2))),
+            "answered": float(np.isfinite(error).mean()),
+        }
+        if name in nets:
+            found = calibration(nets[name], x_t, t, bins=[0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1])
+            rows[name] |= {
+                "coverage gap": float(np.abs(found["coverage"] - found["level"]).max()),
+                "late bias": float(np.abs(found["bias"][found["t"] <= LATE]).max()),
+            }
+    return rows
+
+
+# ---- the states that they read
+
+
+def trajectories(net: DiT, arm: Arm, config: SampleConfig) -> dict:
+    """An arm's states where they are looked at: late, one in the middle, and the images, to which
+    the energies refer. "times" (K,), "states" (M, K, 1, 28, 28), "images", "nfe", "seconds"."""
+    run = sample(net, arm.terms(), config, progress=False)
+    times = run["times"]
+    middle = np.arange(len(times)) == np.abs(times - 0.5).argmin()
+    looked_at = is_late(times) | (times == 0) | middle
+    states = torch.from_numpy(run["states"][:, looked_at]).float()
+    kept = {name: run[name] for name in ("nfe", "seconds")} | {"images": run["images"][:10]}
+    return kept | {"times": times[looked_at], "states": states}
+
+
+def foreign_images(held_out: Tensor, sampled: Tensor) -> dict[str, Tensor]:
+    """Real images, and some unlike those that the estimators know."""
+    return {
+        "real images": held_out,
+        "blurred": gaussian_blur(held_out, [3, 3], [1.0, 1.0]),
+        "half the contrast": (held_out - 1) / 2,
+        "inverted": -held_out,
+        "turned by 90°": held_out.rot90(1, (2, 3)),
+        "mixed of two": (held_out + held_out.roll(1, 0)) / 2,
+        "the sampler's images": sampled,
+    }
+
+
+def foreign_errors(
+    images: Mapping[str, Tensor],
+    readers: Mapping[str, Reader],
+    levels: Sequence[float],
+    known: float,
+    path: str,
+) -> tuple[dict, dict]:
+    """Mean readings of known levels: (bias on real images {estimator: {t: bias}}, {kind of image:
+    {estimator: interval}} of the mean error over t <= 0.2 minus that on real images).
+
+    The last kind is no foreign image but the paper's Statement 1: real images with extra noise at
+    the nominal alpha_t, as much as makes a level that is `known` higher."""
+    grid, seed = torch.tensor(levels, dtype=torch.float64), 5 * 10**6
+    states = {name: forward_states(x0, grid, path, seed) for name, x0 in images.items()}
+    real = images["real images"]
+    noise = forward_states(torch.zeros_like(real), torch.ones(1), "linear", seed)
+    more = PATHS[path](grid + known).sigma - PATHS[path](grid).sigma
+    extra = more.float().view(1, -1, 1, 1, 1) * noise
+    states["known extra noise"] = states["real images"] + extra
+    late, bias, errors = grid.numpy() <= LATE, {}, {}
+    for name, reader in readers.items():
+        readings = {kind: estimated_times(reader, x) for kind, x in states.items()}
+        mean = readings["real images"].mean(0) - grid.numpy()
+        bias[name] = {f"{t:g}": float(b) for t, b in zip(levels, mean, strict=True)}
+        own = {kind: x[:, late].mean(1) for kind, x in readings.items()}
+        base = own.pop("real images")
+        for kind, x in own.items():
+            error = np.hypot(x.std() / len(x) ** 0.5, base.std() / len(base) ** 0.5)
+            errors.setdefault(kind, {})[name] = numbers(around(x.mean() - base.mean(), error))
+    return bias, errors
+
+
+# ---- the sampler's shift by every estimator
+
+
+def shifts_of(
+    run: Mapping, readers: Mapping[str, Reader], real: Tensor, path: str, resamples: int
+) -> tuple[Shifts, Shifts]:
+    """The shift of an arm against forward states of real images, as the paper measures it, and
+    against those of the arm's own images, so that an estimator that misreads the look of sampled
+    images errs on both sides alike. The energies use the arm's own final energy in any case."""
+    times, states = run["times"], run["states"]
+    by_real = forward_states(real, times, path)
+    by_own = forward_states(states[:, -1], times, path, first_seed=2 * 10**6)
+    shifts, own = {}, {}
+    for name, reader in readers.items():
+        levels = estimated_times(reader, states)
+        shifts[name], own[name] = (
+            noise_shift(levels, estimated_times(reader, control), times, resamples)
+            for control in (by_real, by_own)
+        )
+    sampled, control = (estimated_times(other_estimators.energy, x) for x in (states, by_real))
+    for name, hold_alpha in (("energy", True), (MOVING, False)):
+        shifts[name] = other_estimators.energy_shift(
+            sampled, control, times, path, hold_alpha, resamples
+        )
+    return shifts, own
+
+
+def counted(shifts: Shifts) -> list[str]:
+    """The estimators whose readings count."""
+    return [name for name in shifts if name != MOVING]
+
+
+def _difference(shifts: Shifts, times: np.ndarray, one: list[str], other: list[str]) -> Interval:
+    """Mean late shift by some estimators minus that by others, paired: all read the same states."""
+
+    def mean(names: list[str]) -> tuple[float, np.ndarray]:
+        draws = [shifts[name]["draws"][:, is_late(times)].mean(1) for name in names]
+        return np.mean([shifts[name]["late"]["value"] for name in names]), np.mean(draws, axis=0)
+
+    (a, of_a), (b, of_b) = mean(one), mean(other)
+    return numbers(interval(a - b, of_a - of_b))
+
+
+def spread(shifts: Shifts, times: np.ndarray, seeds: Sequence[int]) -> dict:
+    """How much the late shift of an arm depends on the estimator: range, standard deviation over
+    training seeds (of each architecture, joined), and differences between kinds."""
+    values = {name: float(shifts[name]["late"]["value"]) for name in counted(shifts)}
+    kinds = {kind: [f"{kind} {seed}" for seed in seeds] for kind in ARCHITECTURES}
+    networks = sum(kinds.values(), [])
+    variances = [np.var([values[name] for name in names], ddof=1) for names in kinds.values()]
+    return {
+        "mean": float(np.mean(list(values.values()))),
+        "lowest": min(values.values()),
+        "highest": max(values.values()),
+        "seed_sd": float(np.sqrt(np.mean(variances))) if len(seeds) > 1 else None,
+        "plain_minus_attention": _difference(shifts, times, kinds["plain"], kinds["attention"]),
+        "wavelet_minus_networks": _difference(shifts, times, ["wavelet"], networks),
+        "energy_minus_networks": _difference(shifts, times, ["energy"], networks),
+    }
+
+
+def ratios(guided: Shifts, unguided: Shifts, times: np.ndarray) -> dict[str, Interval]:
+    """|late shift| of an arm over that of another by every estimator."""
+    return {name: numbers(late_ratio(guided[name], unguided[name], times)) for name in guided}

@@ -1,0 +1,108 @@
+"""What notebook 28 measures at the paper's size: DiT-XL/2 on one of seven data sets by DogFit's
+recipe (data/transfer.csv), judged by FID against the images that it was fine-tuned on."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from companion.experiments import shards
+from companion.experiments.generate import Arm, SampleConfig
+from companion.studies.finetune import PAIRS, Task
+from nag.data import finetuning_sets
+from nag.data.image_folder import centre_crop
+from nag.data.latents import open_latents
+from nag.evaluation import adm
+from nag.support import distributed
+from nag.support.files import write_json
+from nag.support.paths import ROOT
+from nag.support.uncertainty import independent_ratio
+
+
+def task(dataset: str, source: Path, kind: str, latents: str, changes: Mapping) -> Task:
+    """The recipe for a data set whose latents (notebook 13) are there; `changes` are of the
+    recipe."""
+    recipe, stored = finetuning_sets.recipe(**changes), open_latents(ROOT / latents)
+    print(f"{len(stored):,} images of {len(stored.classes)} classes; the recipe:\n{recipe}")
+    return Task(
+        name=f"finetune-{dataset}",
+        source=source,
+        kind=kind,
+        classes=None if recipe.class_table == "keep" else len(stored.classes),
+        training=recipe.training(),
+        data={"latents": latents},
+        sampler=recipe.sampler,
+        steps=recipe.sampling_steps,
+        n_images=recipe.samples,
+        cfg_values=[recipe.cfg_scale],
+        dog_values=[recipe.dog_scale],
+        class_dropout=recipe.class_dropout,
+        noise_dropout=recipe.noise_dropout,
+        channels={"cfg_channels": recipe.guided_channels},
+    )
+
+
+def reference(kept: Path, images: str, latents: str, extractor: str, size: int) -> Path:
+    """Features of the images that were fine-tuned on, cropped as for their latents."""
+    made_of = open_latents(ROOT / latents).index["files_sha256"]
+    key = hashlib.sha256(repr((made_of, size, extractor)).encode()).hexdigest()[:8]
+    file = kept / f"reference-{key}.npz"
+    if not file.exists():
+        adm.reference_from_images(
+            file, ROOT / images, extractor, crop=lambda image: centre_crop(image, size)
+        )
+    return file
+
+
+def measured_arm(
+    task: Task,
+    name: str,
+    arm: Arm,
+    network: Path,
+    config: SampleConfig,
+    vae: str,
+    shard_size: int,
+    extractor: str,
+    reference: Path,
+    folder: Path,
+    processes: int,
+) -> dict:
+    """One arm sampled in shards, by `processes` of torchrun or in this one, and its metrics by
+    ADM's protocol: "fd" (FID) and others with intervals, "nfe", "seconds", "protocol"."""
+    stem = f"{task.name}-{name.replace('+', '-')}"
+    spec = shards.ShardConfig(
+        weights=str(network),
+        pretrained=str(task.source) if arm.dog != 1 else "",
+        pretrained_kind=task.kind,
+        vae=vae,
+        arm=arm,
+        config=config,
+        shard_size=shard_size,
+        out=str(folder / "shards" / stem),
+    )
+    if processes:
+        file = folder / "specs" / f"{stem}.json"
+        write_json(file, spec.model_dump(mode="json"))
+        distributed.launch("companion.experiments.shards", file, processes)
+    else:
+        shards.run(spec)
+    row, samples = shards.merge(spec), folder / "samples" / f"{stem}.npz"
+    shards.export(samples, spec)
+    found = adm.evaluate(
+        samples,
+        reference,
+        extractor=extractor,
+        expected=config.n_images,
+        expected_reference=adm.image_shape(reference)[0],
+        uint8="round(127.5 x + 127.5), clamped",
+    )
+    print(f"{name}\n{adm.report(found)}\n", flush=True)
+    return {"fd": found.pop("fid"), "nfe": int(row["nfe"]), "seconds": row["seconds"]} | found
+
+
+def ratios(quality: Mapping[str, dict], n: int) -> dict[str, dict]:
+    """FID with NAG over without; the two arms are taken as independent, so that the intervals are
+    too wide rather than too narrow."""
+    return {
+        base: independent_ratio(quality[with_nag]["fd"], quality[base]["fd"]) | {"n": n, "runs": []}
+        for base, with_nag in PAIRS.items()
+    }
