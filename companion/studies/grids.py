@@ -3,8 +3,7 @@
 Arms of a study are keyed (family, grid, arm), such as ("sit", "logsnr", "nag"); in JSON the three
 are joined by hyphens."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +12,14 @@ from torch import Tensor
 
 from companion.experiments import study
 from companion.experiments.generate import Arm, SampleConfig
-from nag import checkpoint
+from companion.studies.families import Family
 from nag.ddpm import LEVELS
 from nag.estimator import T_MIN
 from nag.interpolant import PATHS
-from nag.models import PATH_OF, DiT
+from nag.models import PATH_OF
 from nag.samplers.registry import resolve
 from nag.samplers.time_grids import grid as grid_of
 from nag.shift import is_late, read_at
-from nag.support.device import best_device
 from nag.support.uncertainty import Interval, bootstrap, interval
 
 Key = tuple[str, str, str]
@@ -29,26 +27,6 @@ Rows = dict[Key, study.Row]
 ENDS = ("value", "low", "high")
 ENOUGH = 242  # images that a Fréchet distance on 192 features and its subsets need
 READ_AT = (0.1, 0.2)  # times at which the shift is read, as grids have states elsewhere
-
-
-@dataclass(frozen=True)
-class Family:
-    """A network, the estimator of its forward process, and the files of both."""
-
-    name: str
-    net: DiT
-    reader: Callable[[Tensor], Tensor]
-    files: list[Path]
-
-    @property
-    def path(self) -> str:
-        return PATH_OF[self.name]
-
-
-def load_family(name: str, weights: Path) -> Family:
-    process, file = PATH_OF[name], Path(weights) / f"{name}.safetensors"
-    net = checkpoint.load(file).to(best_device())
-    return Family(name, net, study.load_reader(process), [file, study.estimator_file(process)])
 
 
 def numbers(found: Mapping) -> Interval:

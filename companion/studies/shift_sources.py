@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from companion.experiments import study
 from companion.experiments.generate import SampleConfig
+from companion.studies.families import Family
 from nag import toy
-from nag.models import DiT
+from nag.models import PATH_OF
 from nag.samplers.registry import SAMPLERS, resolve
 from nag.samplers.time_grids import uniform
 from nag.shift import estimated_times, forward_states, is_late, noise_shift, statement_1
@@ -26,6 +28,7 @@ from nag.support.uncertainty import Interval, bootstrap, interval
 
 Draws = np.ndarray
 Curve = dict[int, Draws]  # number of steps: late shift
+Arms = dict[tuple[str, int], study.Row]
 Reader = Callable[[Tensor], Tensor]
 
 
@@ -150,44 +153,35 @@ def planted(world: Toy, sizes: Sequence[float], steps: int, resamples: int) -> l
 # ---- (c): trained networks
 
 
-def network_arms(
-    kept: Path,
-    family: str,
-    net: DiT,
-    files: Sequence[Path],
-    config: SampleConfig,
-    steps: Sequence[int],
-    reader: Reader,
-) -> dict[tuple[str, int], study.Row]:
+def network_arms(kept: Path, family: Family, config: SampleConfig, steps: Sequence[int]) -> Arms:
     """Unguided arms of the deterministic and the stochastic sampler by numbers of steps on uniform
     grids, read at the times of the coarsest, {("ode", 10): row, ...}."""
     rows = {}
     for sampler in ("ode", "sde"):
         for n in steps:
             changes = {"sampler": sampler, "steps": n, "states_every": n // steps[0]}
+            name, settings = f"{family.name}-{sampler}-{n}", config.model_copy(update=changes)
             rows[sampler, n] = study.kept_arm(
-                kept,
-                f"{family}-{sampler}-{n}",
-                net,
-                [],
-                config.model_copy(update=changes),
-                weights=files,
-                reader=reader,
+                kept, name, family.net, [], settings, weights=family.files, reader=family.reader
             )
     return rows
 
 
-def network_curves(
-    rows: Mapping[tuple[str, int], study.Row],
-    control: np.ndarray,
-    times: np.ndarray,
-    resamples: int,
-) -> dict[str, Curve]:
-    """Late shift by numbers of steps of both samplers, {"ode": curve, "sde": curve}."""
+def network_numbers(
+    arms: Arms, control: np.ndarray, table_steps: int, fit_from: int, resamples: int
+) -> dict:
+    """Late shift by numbers of steps of both samplers, and the parts of the stochastic one's raw
+    reading in `table_steps` steps: {"ode": record, "sde": record, "parts": {name: interval}}."""
+    times = arms["ode", min(steps for _, steps in arms)]["times"]
     curves: dict[str, Curve] = {"ode": {}, "sde": {}}
-    for (sampler, n), row in rows.items():
+    for (sampler, n), row in arms.items():
         curves[sampler][n] = late_shift(row["levels"], control, times, resamples)
-    return curves
+    bias = estimator_bias(control, times, resamples)
+    parts = account(curves, bias, table_steps, fit_from)
+    raw = (arms["sde", table_steps]["levels"] - times)[:, is_late(times)].mean()
+    assert abs(sum(draws[0] for draws in parts.values()) - raw) < 1e-9, "the parts do not add up"
+    records = {sampler: record(curve, fit_from) for sampler, curve in curves.items()}
+    return records | {"parts": {name: number(draws) for name, draws in parts.items()}}
 
 
 def estimator_bias(control: np.ndarray, times: np.ndarray, resamples: int) -> Draws:
@@ -214,40 +208,74 @@ def account(curves: Mapping[str, Curve], bias: Draws, steps: int, fit_from: int)
 
 
 def fresh_forward(
-    images: Tensor,
-    control: np.ndarray,
-    times: np.ndarray,
-    path: str,
-    reader: Reader,
-    resamples: int,
+    family: Family, images: Tensor, control: np.ndarray, times: np.ndarray, resamples: int
 ) -> dict[str, Interval]:
     """Forward states of other images in the place of sampled ones: the late reading minus t, and
     the shift, which must be zero."""
-    levels = estimated_times(reader, forward_states(images, times, path, first_seed=5 * 10**6))
+    states = forward_states(images, times, family.path, first_seed=5 * 10**6)
+    levels = estimated_times(family.reader, states)
     return {
         "raw": number(mean_of((levels - times)[:, is_late(times)], resamples)),
         "less control": number(late_shift(levels, control, times, resamples)),
     }
 
 
-def one_step_rate(
+def step_curve(
     field: Callable,
     sampler: str,
     x0: Tensor,
     path: str,
     reader: Reader,
-    steps: int,
+    steps: Sequence[int],
     at: Sequence[float],
     resamples: int,
-) -> Draws:
+) -> Curve:
     """Shift per unit of time of a single step of length 1 / steps from forward states of x0 to the
     levels `at`, against forward states there of the same image and noise."""
-    device, excess = best_device(), []
-    for s in at:
-        before, after = forward_states(x0, [s + 1 / steps, s], path, first_seed=3 * 10**6).unbind(1)
-        noise = ImageNoise(range(4 * 10**6, 4 * 10**6 + len(x0)), device)
-        times = torch.tensor([s + 1 / steps, s, 0.0]).double()
-        walk = SAMPLERS[resolve(sampler, path)](field, before.to(device), times, noise, path)
-        x = next(islice(walk, 1, None))[0].cpu()  # the second state; the step to 0 is never made
-        excess.append(np.subtract(*estimated_times(reader, torch.stack([x, after], 1)).T))
-    return steps * mean_of(np.mean(excess, axis=0), resamples)
+    device, solver, curve = best_device(), SAMPLERS[resolve(sampler, path)], {}
+    for n in steps:
+        excess = []
+        for s in at:
+            times = torch.tensor([s + 1 / n, s, 0.0]).double()
+            states = forward_states(x0, times[:2], path, first_seed=3 * 10**6)
+            noise = ImageNoise(range(4 * 10**6, 4 * 10**6 + len(x0)), device)
+            walk = solver(field, states[:, 0].to(device), times, noise, path)
+            x = next(islice(walk, 1, None))[0].cpu()  # the second state; none is made of t = 0
+            readings = estimated_times(reader, torch.stack([x, states[:, 1]], 1))
+            excess.append(readings[:, 0] - readings[:, 1])
+        curve[n] = n * mean_of(np.mean(excess, axis=0), resamples)
+    return curve
+
+
+# ---- the table
+
+
+def table(toy_curves: Mapping[str, Curve], toy_n: int, arms: Mapping[str, Arms], numbers: Mapping):
+    """One line for each number of steps of each sampler; `numbers` are the networks' of
+    `network_numbers`."""
+    found = []
+    for solver, curve in toy_curves.items():
+        for n, draws in curve.items():
+            nfe = 2 * n - 1 if solver == "heun" else n
+            found.append(("toy", solver, n, nfe, toy_n, np.nan, number(draws)))
+    for family, rows in arms.items():
+        for (sampler, n), row in rows.items():
+            images, seconds = len(row["seeds"]), float(row["seconds"])
+            late = numbers[family][sampler]["steps"][str(n)]
+            solver = resolve(sampler, PATH_OF[family])
+            found.append((family, solver, n, int(row["nfe"]), images, images / seconds, late))
+    return pd.DataFrame(
+        {
+            "source": source,
+            "solver": solver,
+            "grid": "uniform",
+            "steps": n,
+            "nfe": nfe,
+            "n": images,
+            "images_per_second": speed,
+            "late_shift": late["value"],
+            "late_shift_low": late["low"],
+            "late_shift_high": late["high"],
+        }
+        for source, solver, n, nfe, images, speed, late in found
+    )

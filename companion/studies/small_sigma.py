@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from companion.studies.grids import Family, noise_to_signal, numbers
+from companion.studies.families import Family
+from companion.studies.grids import noise_to_signal, numbers
 from nag import checkpoint
 from nag.data import fashion_mnist
 from nag.estimator import NoiseEstimator, log_prob_gradient, posterior_mean

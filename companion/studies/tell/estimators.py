@@ -167,8 +167,9 @@ def answers(numbers: Mapping, family: str) -> dict[str, dict]:
         f"{survives} of {len(own)} estimators give it the same sign. {clash} With NAG "
         f"|shift| is smaller {smaller}. An added shift of {numbers['known']:g} is read as "
         f"{min(gains):.4f} to {max(gains):.4f}. Foreign images mislead the trained "
-        f"estimators by up to {worst:.4f} ({kind}), the sampler's own by up to {by_own:.4f} (the committed one by "
-        f"{by_committed:.4f}): a shift below that is no evidence."
+        f"estimators by up to {worst:.4f} ({kind}), the sampler's own by up to "
+        f"{by_own:.4f} (the committed one by {by_committed:.4f}): a shift below "
+        "that is no evidence."
     )
     brief = (
         f"{opening} {arm_name(top, family)}: {agreement(numbers, top)}, {span}. {clash} Foreign "

@@ -174,9 +174,10 @@ def answers(numbers: Mapping) -> dict[str, dict]:
     weight += f", at an end of its list for {listed(ends)}" if ends else ""
     sentence = (
         f"{retraining(numbers)} At {numbers['steps']} steps of {solvers_of(families(numbers))}, "
-        f"{numbers['n']} images, the unguided distance over the usual grid's: {grouped(plain)}. NAG "
-        f"over no guidance on these grids ({weight}; twice the evaluations, equal cost is question 2): "
-        f"{grouped(guided)}.{stochastic(numbers)} {CAVEAT} ({len(plain) + len(guided)} ratios)."
+        f"{numbers['n']} images, the unguided distance over the usual grid's: {grouped(plain)}. "
+        f"NAG over no guidance on these grids ({weight}; twice the evaluations, equal cost is "
+        f"question 2): {grouped(guided)}.{stochastic(numbers)} {CAVEAT} "
+        f"({len(plain) + len(guided)} ratios)."
     )
     return {
         "Q8": {
@@ -294,7 +295,8 @@ def figure(numbers: Mapping) -> Figure:
     note = (
         f"N = {numbers['n']}, {numbers['steps']} steps of {solvers_of(families(numbers))}, "
         f"{numbers['precision']}; {numbers['long']['n']} images in {numbers['long']['steps']} "
-        f"steps and with Euler–Maruyama ({numbers['sde']['steps']} steps). NAG takes two evaluations "
-        f"a step; its w: {weights}. Open points: inconclusive. One network of each family; bars: 95 % CI over images."
+        f"steps and with Euler–Maruyama ({numbers['sde']['steps']} steps). NAG takes two "
+        f"evaluations a step; its w: {weights}. Open points: inconclusive. One network of each "
+        "family; bars: 95 % CI over images."
     )
     return style.frame(fig, title(numbers), note, legend)

@@ -1,7 +1,9 @@
 """What notebook 24 says of its numbers: Q7, where the noise shift comes from."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -171,7 +173,20 @@ def answers(numbers: Mapping) -> dict[str, dict]:
     }
 
 
-# ---- figure
+# ---- figures
+
+
+def images(file: Path) -> Figure:
+    """The first images of every network by the stochastic sampler, from few steps to many."""
+    with np.load(file) as arrays:
+        arms = [name.split() for name in arrays.files]
+    rows = {
+        f"{family} {kind} {steps}": f"{mini(family)}, {steps} steps"
+        for family, kind, steps in sorted(arms, key=lambda arm: (arm[0], int(arm[2])))
+        if kind == "sde"
+    }
+    title = "Stochastic samplers, the same seeds in more and more steps"
+    return study_figures.first_images(file, rows, title)
 
 
 def title(numbers: Mapping) -> str:

@@ -1,0 +1,34 @@
+"""The committed network of a family with the estimator that reads its states."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from companion.experiments import study
+from nag import checkpoint
+from nag.models import PATH_OF, DiT
+from nag.support.device import best_device
+
+
+@dataclass(frozen=True)
+class Family:
+    """A network, the estimator of its forward process, and the files of both."""
+
+    name: str  # "sit" or "dit"
+    net: DiT
+    reader: Callable[[Tensor], Tensor]
+    files: list[Path]
+
+    @property
+    def path(self) -> str:
+        """The forward process."""
+        return PATH_OF[self.name]
+
+
+def load_family(name: str, weights: Path) -> Family:
+    """FAMILY.safetensors in a folder, and the committed estimator."""
+    process, file = PATH_OF[name], Path(weights) / f"{name}.safetensors"
+    net = checkpoint.load(file).to(best_device())
+    return Family(name, net, study.load_reader(process), [file, study.estimator_file(process)])
