@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
@@ -27,11 +28,13 @@ from nag.train import TrainConfig, train
 Reader = Callable[[Tensor], Tensor]
 Shifts = dict[str, dict]  # estimator: what `noise_shift` returns
 ARCHITECTURES = {"attention": NoiseEstimator, "plain": other_estimators.PlainEstimator}
+ENDS = ("value", "low", "high")
 MOVING = "energy, alpha moves"  # shown and not counted: late in sampling it reads noise as less
 
 
 def numbers(found: Mapping) -> Interval:
-    return {end: float(found[end]) for end in ("value", "low", "high")}
+    """An interval as JSON can write it."""
+    return {end: float(found[end]) for end in ENDS}
 
 
 # ---- the estimators
@@ -190,7 +193,7 @@ def shifts_of(
     return shifts, own
 
 
-def counted(shifts: Shifts) -> list[str]:
+def counted(shifts: Mapping) -> list[str]:
     """The estimators whose readings count."""
     return [name for name in shifts if name != MOVING]
 
@@ -227,3 +230,44 @@ def spread(shifts: Shifts, times: np.ndarray, seeds: Sequence[int]) -> dict:
 def ratios(guided: Shifts, unguided: Shifts, times: np.ndarray) -> dict[str, Interval]:
     """|late shift| of an arm over that of another by every estimator."""
     return {name: numbers(late_ratio(guided[name], unguided[name], times)) for name in guided}
+
+
+def smaller(over_unguided: Mapping[str, Interval]) -> int:
+    """How many of the counted estimators see |shift| become smaller."""
+    return sum(over_unguided[name]["high"] < 1 for name in counted(over_unguided))
+
+
+def late(shifts: Mapping[str, Shifts]) -> dict[str, dict[str, Interval]]:
+    """The late shift of every arm by every estimator."""
+    return {
+        arm: {name: numbers(shift["late"]) for name, shift in row.items()}
+        for arm, row in shifts.items()
+    }
+
+
+def table(
+    runs: Mapping[str, dict],
+    shifts: Mapping[str, Shifts],
+    own: Mapping[str, Shifts],
+    over_unguided: Mapping[str, Mapping[str, Interval]],
+) -> pd.DataFrame:
+    """One line for each arm and estimator: late shift, that against the arm's own images (None for
+    the energies), and |shift| over that of the unguided arm."""
+    lines = []
+    for arm, run in runs.items():
+        images = len(run["states"])
+        for name, shift in shifts[arm].items():
+            found = {"late": shift["late"], "ratio": over_unguided[arm][name]}
+            found |= {"own": own[arm][name]["late"]} if name in own[arm] else {}
+            lines.append(
+                {"arm": arm, "estimator": name, "nfe": int(run["nfe"]), "n": images}
+                | {f"{key}_{end}": float(x[end]) for key, x in found.items() for end in ENDS}
+                | {"images_per_second": images / float(run["seconds"])}
+            )
+    return pd.DataFrame(lines).round(6)
+
+
+def foreign_table(errors: Mapping[str, Mapping[str, Interval]]) -> pd.DataFrame:
+    """Errors on foreign images without their intervals: a row for each kind."""
+    values = {kind: {name: x["value"] for name, x in row.items()} for kind, row in errors.items()}
+    return pd.DataFrame(values).T.rename_axis("images").reset_index().round(6)

@@ -6,6 +6,7 @@ Fashion-MNIST; the paper's size is in `finetune_paper`."""
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from companion.experiments import study
 from companion.experiments.generate import Arm, SampleConfig
+from nag import checkpoint
 from nag.data import fashion_mnist
 from nag.models import DiT
 from nag.pretrained.further_training import FurtherConfig, base_sha256, run, subset
@@ -30,7 +32,7 @@ OF_ONE_RUN = 250  # images that a ratio of one fine-tuning run needs
 
 @dataclass(frozen=True)
 class Task:
-    """What is fine-tuned, on what, and how its arms are sampled."""
+    """What is fine-tuned, on what, how its arms are sampled, and which weights they try."""
 
     name: str  # of files, such as "finetune-sit"
     source: Path  # weights before fine-tuning
@@ -38,14 +40,58 @@ class Task:
     classes: int | None  # of the new class table; None keeps the old one
     training: dict  # settings of TrainConfig
     data: dict  # settings of FurtherConfig that choose images or latents
-    sampler: str
-    steps: int
-    n_images: int
-    cfg_values: list[float]
-    dog_values: list[float]
-    class_dropout: float = 0.1
-    noise_dropout: float = 0.1
+    class_dropout: float
+    noise_dropout: float
+    sampler: str = "ode"
+    steps: int = 50
+    n_images: int = 2000
+    w_values: Sequence[float] = ()  # of NAG alone
+    cfg_values: Sequence[float] = ()
+    dog_values: Sequence[float] = ()
+    joint_w_values: Sequence[float] = ()  # of NAG beside CFG or DoG
+    joint_shares: Sequence[float] = ()  # of the scale minus one that is best without NAG
     channels: dict = field(default_factory=dict)  # of Arm: how many CFG and DoG guide
+
+
+def small_task(
+    name: str,
+    source: Path,
+    kind: str,
+    keep: Sequence[int],
+    pre_classes: Sequence[int],
+    images_per_class: int,
+    **settings,
+) -> Task:
+    """A network that has seen the classes `pre_classes` (empty: all ten) of Fashion-MNIST, to be
+    fine-tuned on those of `keep`; on test images where the training images cannot be had.
+
+    `settings` are the other ones of `Task`. Raises ValueError if `source` has another number of
+    classes."""
+    classes = checkpoint.load(source, kind).config.classes
+    if len(pre_classes or range(10)) != classes:
+        raise ValueError(
+            f"{source.name} has {classes} classes: name them in pre_classes, in the order of its "
+            "labels"
+        )
+    split = "train"
+    try:
+        fashion_mnist.load_fashion_mnist(split)
+    except FileNotFoundError as error:
+        split = "test"
+        print(f"{error}\nFine-tuning on test images: what is called held out is not.")
+    data = {"split": split, "keep": list(keep), "images_per_class": images_per_class}
+    return Task(name, source, kind, len(keep), data=data, **settings)
+
+
+class Found(NamedTuple):
+    """What both sizes measure of a task."""
+
+    chosen: dict[str, Arm]
+    tried: list[dict]
+    arms: dict[str, dict]  # intervals, "nfe" and "seconds" of each
+    ratios: dict[str, dict]  # with NAG over without, of the three baselines
+    protocol: dict
+    first: dict[str, study.Row]  # arms that keep their first images
 
 
 # ---- fine-tuning
@@ -91,10 +137,10 @@ def fine_tune(config: FurtherConfig, processes: int = 0) -> Path:
     return Path(config.out)
 
 
-def kept_network(config: FurtherConfig) -> Path:
+def kept_network(config: FurtherConfig, processes: int = 0) -> Path:
     """`fine_tune`, unless its file is there: the name has all settings, the CSV is written last."""
     out = Path(config.out)
-    return out if out.with_suffix(".csv").is_file() else fine_tune(config)
+    return out if out.with_suffix(".csv").is_file() else fine_tune(config, processes)
 
 
 def training_curve(network: Path) -> pd.DataFrame:
@@ -112,37 +158,48 @@ def held_out(classes: Sequence[int] | None) -> tuple[Tensor, Tensor]:
     return images[places], labels
 
 
-def arm_of_all(
-    kept: Path,
-    name: str,
-    arm: Arm,
-    networks: Mapping[Path, DiT],
-    before: tuple[Path, DiT],
-    config: SampleConfig,
-    estimator: Path | None = None,
-    reader: Callable | None = None,
-) -> tuple[study.Row, list[study.Row]]:
-    """An arm over fine-tuning runs {file: network}, an equal share of the images for each:
-    (all together, one by one). `before` is Domain Guidance's negative."""
-    share, rows = config.n_images // len(networks), []
-    for k, (file, net) in enumerate(networks.items()):
-        part = config.model_copy(
-            update={
-                "first_seed": config.first_seed + k * share,
-                "n_images": share,
-                "trajectories": config.trajectories // len(networks),
-            }
-        )
-        files = [file, before[0], *([estimator] if reader else [])]
-        terms = arm.terms(pretrained=before[1])
-        row = study.kept_arm(kept, f"{name}-{k}", net, terms, part, weights=files, reader=reader)
-        rows.append(row)
-    whole = {
-        name: np.concatenate([row[name] for row in rows])
-        for name in ("features", "levels", "seeds", "images")
-    }
-    whole |= {"times": rows[0]["times"], "nfe": rows[0]["nfe"]}
-    return whole | {"seconds": sum(float(row["seconds"]) for row in rows)}, rows
+def seen_images(task: Task, seed: int) -> tuple[Tensor, Tensor]:
+    """The images (N, 1, 28, 28) uint8 that a run is fine-tuned on, and their labels."""
+    images, labels = fashion_mnist.load_fashion_mnist(task.data["split"])
+    places, labels = subset(labels, task.data["keep"], task.data["images_per_class"], seed)
+    return images[places], labels
+
+
+@dataclass(frozen=True)
+class Small:
+    """What the arms of the small size are sampled and read with."""
+
+    kept: Path
+    networks: Mapping[Path, DiT]  # of all fine-tuning runs
+    before: tuple[Path, DiT]  # Domain Guidance's negative
+    estimator: Path
+    reader: Callable[[Tensor], Tensor]
+
+    def arm(self, name: str, arm: Arm, config: SampleConfig) -> tuple[study.Row, list[study.Row]]:
+        """An arm with an equal share of the images from each run: (all together, one by one)."""
+        share, rows = config.n_images // len(self.networks), []
+        reader = self.reader if config.trajectories else None
+        for k, (file, net) in enumerate(self.networks.items()):
+            part = config.model_copy(
+                update={
+                    "first_seed": config.first_seed + k * share,
+                    "n_images": share,
+                    "trajectories": config.trajectories // len(self.networks),
+                }
+            )
+            files = [file, self.before[0], *([self.estimator] if reader else [])]
+            terms = arm.terms(pretrained=self.before[1])
+            rows.append(
+                study.kept_arm(
+                    self.kept, f"{name}-{k}", net, terms, part, weights=files, reader=reader
+                )
+            )
+        whole = {
+            key: np.concatenate([row[key] for row in rows])
+            for key in ("features", "levels", "seeds", "images")
+        }
+        whole |= {"times": rows[0]["times"], "nfe": rows[0]["nfe"]}
+        return whole | {"seconds": sum(float(row["seconds"]) for row in rows)}, rows
 
 
 def late_shift(row: study.Row, images: Tensor, path: str, reader: Callable) -> dict:
@@ -159,18 +216,17 @@ def late_shift(row: study.Row, images: Tensor, path: str, reader: Callable) -> d
 
 
 def choose(
-    task: Task,
-    w_values: Sequence[float],
-    joint_w_values: Sequence[float],
-    joint_shares: Sequence[float],
-    measure: Callable[[Arm], float],
+    task: Task, measure: Callable[[Arm], float] | None = None
 ) -> tuple[dict[str, Arm], list[dict]]:
     """The six arms, each at the setting of the smallest `measure`, and all that were tried.
 
     Beside CFG or Domain Guidance NAG tries its weights at shares of the scale that is best without
-    it. Nothing is measured if every list has one value."""
-    tuned = max(map(len, (w_values, task.cfg_values, task.dog_values))) > 1
-    tuned |= len(joint_w_values) * len(joint_shares) > 1
+    it. Nothing is measured if every list has one value; ValueError if something had to be and
+    there is no `measure`."""
+    tuned = max(map(len, (task.w_values, task.cfg_values, task.dog_values))) > 1
+    tuned |= len(task.joint_w_values) * len(task.joint_shares) > 1
+    if tuned and measure is None:
+        raise ValueError("at the paper's size nothing is tuned here: give one value of each weight")
     chosen, tried = {}, []
 
     def best(name: str, options: list[Arm]) -> None:
@@ -184,12 +240,12 @@ def choose(
         alone = getattr(chosen[scale], scale) - 1
         return [
             Arm(w_nag=w, **{scale: 1 + share * alone}, **task.channels)
-            for share in joint_shares
-            for w in joint_w_values
+            for share in task.joint_shares
+            for w in task.joint_w_values
         ]
 
     best("none", [Arm()])
-    best("nag", [Arm(w_nag=w) for w in w_values])
+    best("nag", [Arm(w_nag=w) for w in task.w_values])
     best("cfg", [Arm(cfg=scale, **task.channels) for scale in task.cfg_values])
     best("cfg+nag", joint("cfg"))
     best("dog", [Arm(dog=scale, **task.channels) for scale in task.dog_values])
@@ -219,14 +275,24 @@ def ratio_over_runs(
     return over_trainings(found, error, len(runs)) | {"runs": runs, "over_images": over_images}
 
 
-def mean_ratio(ratios: Mapping[str, dict], distances: Mapping[str, float]) -> dict:
+def mean_ratio(ratios: Mapping[str, dict], arms: Mapping[str, dict]) -> dict:
     """Mean distance of the three baselines with NAG over that without: their ratios weighted by the
-    distances without. Their errors are taken to go together: the networks are the same."""
-    total = sum(distances[base] for base in PAIRS)
-    return {
-        end: float(sum(distances[base] / total * ratios[base][end] for base in PAIRS))
+    distances without. Their errors are taken to go together: the networks are the same.
+
+    "bias_off" is that of the bias-corrected distances, where all arms have one and both means are
+    above zero."""
+    fd = {base: arms[base]["fd"]["value"] for base in PAIRS}
+    found: dict = {
+        end: float(sum(fd[base] / sum(fd.values()) * ratios[base][end] for base in PAIRS))
         for end in ("value", "low", "high")
     }
+    if all("fd_inf" in arm for arm in arms.values()):
+        top, bottom = (
+            sum(arms[name]["fd_inf"]["value"] for name in names)
+            for names in (PAIRS.values(), PAIRS)
+        )
+        found["bias_off"] = {"value": top / bottom} if min(top, bottom) > 0 else None
+    return found | {"n": ratios["none"]["n"]}
 
 
 def paper_ratios(dataset: str = "") -> dict[str, float]:
@@ -239,15 +305,77 @@ def paper_ratios(dataset: str = "") -> dict[str, float]:
     return ratios | {"mean": float(fid[:, 1].mean() / fid[:, 0].mean())}
 
 
-def table(arms: Mapping[str, dict], ratios: Mapping[str, dict], speed: Mapping) -> pd.DataFrame:
+# ---- what is written
+
+
+def measure_small(
+    task: Task, small: Small, config: SampleConfig, tuning: SampleConfig, seed: int, path: str
+) -> Found:
+    """Weights chosen on the seeds of `tuning`, the six arms on those of `config`, and their
+    ratios; `seed` is that of the run whose images are the floor."""
+    images, _ = held_out(task.data["keep"])
+    real = study.reference(images)
+
+    def corrected_distance(arm: Arm) -> float:
+        return study.bias_corrected(small.arm("tune", arm, tuning)[0], real)["value"]
+
+    chosen, tried = choose(task, corrected_distance)
+    found = {name: small.arm(name, arm, config) for name, arm in chosen.items()}
+    whole = {name: row for name, (row, _) in found.items()}
+    arms = {
+        name: quality
+        | {"late_shift": late_shift(whole[name], images, path, small.reader)}
+        | {key: whole[name][key] for key in ("nfe", "seconds")}
+        for name, quality in study.quality(whole, real).items()
+    }
+    ratios = {base: ratio_over_runs(found[pair], found[base], real) for base, pair in PAIRS.items()}
+    return Found(chosen, tried, arms, ratios, floor(task, seed, real), whole)
+
+
+def with_settings(arms: Mapping[str, dict], chosen: Mapping[str, Arm]) -> dict[str, dict]:
+    """What JSON holds of the arms: their intervals, weights and evaluations."""
+    return {
+        name: {key: x for key, x in found.items() if isinstance(x, dict) and key != "protocol"}
+        | {"w_nag": chosen[name].w_nag, "cfg": chosen[name].cfg, "dog": chosen[name].dog}
+        | {"nfe": int(found["nfe"])}
+        for name, found in arms.items()
+    }
+
+
+def floor(task: Task, seed: int, real: Tensor) -> dict:
+    """How far the images fine-tuned on are from the held-out ones themselves."""
+    seen = study.reference(seen_images(task, seed)[0]).numpy()
+    found = study.quality({"floor": {"features": seen}}, real, resamples=20)
+    return {"reference": len(real)} | found
+
+
+def record(task: Task, found: Found, dataset: str) -> dict:
+    """What JSON holds of both sizes; `dataset` is one of the paper's, or empty."""
+    published = paper_ratios(dataset)
+    means = mean_ratio(found.ratios, found.arms) | {"paper": published["mean"]}
+    return {
+        "n": task.n_images,
+        "dataset": dataset or "fashion-mnist footwear",
+        "steps": task.steps,
+        "training": task.training,
+        "pretrained_sha256": base_sha256(task.source),
+        "arms": with_settings(found.arms, found.chosen),
+        "ratios": {base: x | {"paper": published[base]} for base, x in found.ratios.items()},
+        "mean_ratio": means,
+        "tuning": found.tried,
+        "protocol": found.protocol,
+    }
+
+
+def table(numbers: Mapping, arms: Mapping[str, dict]) -> pd.DataFrame:
     """One line for each arm: its weights, its quality, and its ratio over the arm without NAG."""
-    base_of = {with_nag: base for base, with_nag in PAIRS.items()}
-    lines = []
-    for name, arm in arms.items():
-        line = {"arm": name} | {k: arm[k] for k in ("w_nag", "cfg", "dog", "nfe")}
-        found = {k: v for k, v in arm.items() if k not in line}
-        found |= {"ratio": ratios[base_of[name]]} if name in base_of else {}
+    base_of, lines = {with_nag: base for base, with_nag in PAIRS.items()}, []
+    for name, arm in numbers["arms"].items():
+        line = {"arm": name} | {key: arm[key] for key in ("w_nag", "cfg", "dog", "nfe")}
+        found = {key: x for key, x in arm.items() if key not in line}
+        found |= {"ratio": numbers["ratios"][base_of[name]]} if name in base_of else {}
         for metric, x in found.items():
             line |= {metric: x["value"], f"{metric}_low": x["low"], f"{metric}_high": x["high"]}
-        lines.append(line | {"images_per_second": speed[name]})
+        speed = numbers["n"] / float(arms[name]["seconds"])
+        lines.append(line | {"images_per_second": speed})
     return pd.DataFrame(lines)

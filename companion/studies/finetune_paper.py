@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from companion.experiments import shards
-from companion.experiments.generate import Arm, SampleConfig
-from companion.studies.finetune import PAIRS, Task
+from companion.experiments.generate import SampleConfig
+from companion.studies.finetune import PAIRS, Found, Task, choose
 from nag.data import finetuning_sets
 from nag.data.image_folder import centre_crop
 from nag.data.latents import open_latents
@@ -18,26 +18,25 @@ from nag.support.paths import ROOT
 from nag.support.uncertainty import independent_ratio
 
 
-def task(dataset: str, source: Path, kind: str, latents: str, changes: Mapping) -> Task:
-    """The recipe for a data set whose latents (notebook 13) are there; `changes` are of the
-    recipe."""
+def task(dataset: str, latents: str, changes: Mapping, **settings) -> Task:
+    """The recipe for a data set whose latents (notebook 13) are there; `changes` are of the recipe,
+    `settings` the other ones of `Task`."""
     recipe, stored = finetuning_sets.recipe(**changes), open_latents(ROOT / latents)
     print(f"{len(stored):,} images of {len(stored.classes)} classes; the recipe:\n{recipe}")
     return Task(
         name=f"finetune-{dataset}",
-        source=source,
-        kind=kind,
         classes=None if recipe.class_table == "keep" else len(stored.classes),
         training=recipe.training(),
         data={"latents": latents},
+        class_dropout=recipe.class_dropout,
+        noise_dropout=recipe.noise_dropout,
         sampler=recipe.sampler,
         steps=recipe.sampling_steps,
         n_images=recipe.samples,
         cfg_values=[recipe.cfg_scale],
         dog_values=[recipe.dog_scale],
-        class_dropout=recipe.class_dropout,
-        noise_dropout=recipe.noise_dropout,
         channels={"cfg_channels": recipe.guided_channels},
+        **settings,
     )
 
 
@@ -53,50 +52,58 @@ def reference(kept: Path, images: str, latents: str, extractor: str, size: int) 
     return file
 
 
-def measured_arm(
+def measure(
     task: Task,
-    name: str,
-    arm: Arm,
     network: Path,
     config: SampleConfig,
+    *,
     vae: str,
     shard_size: int,
     extractor: str,
-    reference: Path,
+    images: str,
+    latents: str,
+    image_size: int,
+    kept: Path,
     folder: Path,
     processes: int,
-) -> dict:
-    """One arm sampled in shards, by `processes` of torchrun or in this one, and its metrics by
-    ADM's protocol: "fd" (FID) and others with intervals, "nfe", "seconds", "protocol"."""
-    stem = f"{task.name}-{name.replace('+', '-')}"
-    spec = shards.ShardConfig(
-        weights=str(network),
-        pretrained=str(task.source) if arm.dog != 1 else "",
-        pretrained_kind=task.kind,
-        vae=vae,
-        arm=arm,
-        config=config,
-        shard_size=shard_size,
-        out=str(folder / "shards" / stem),
-    )
-    if processes:
-        file = folder / "specs" / f"{stem}.json"
-        write_json(file, spec.model_dump(mode="json"))
-        distributed.launch("companion.experiments.shards", file, processes)
-    else:
-        shards.run(spec)
-    row, samples = shards.merge(spec), folder / "samples" / f"{stem}.npz"
-    shards.export(samples, spec)
-    found = adm.evaluate(
-        samples,
-        reference,
-        extractor=extractor,
-        expected=config.n_images,
-        expected_reference=adm.image_shape(reference)[0],
-        uint8="round(127.5 x + 127.5), clamped",
-    )
-    print(f"{name}\n{adm.report(found)}\n", flush=True)
-    return {"fd": found.pop("fid"), "nfe": int(row["nfe"]), "seconds": row["seconds"]} | found
+) -> Found:
+    """Every arm sampled in shards, by `processes` of torchrun or in this one, its metrics by ADM's
+    protocol ("fd" is the FID), and the ratios."""
+    chosen, tried = choose(task)
+    real, found = reference(kept, images, latents, extractor, image_size), {}
+    for name, arm in chosen.items():
+        stem = f"{task.name}-{name.replace('+', '-')}"
+        spec = shards.ShardConfig(
+            weights=str(network),
+            pretrained=str(task.source) if arm.dog != 1 else "",
+            pretrained_kind=task.kind,
+            vae=vae,
+            arm=arm,
+            config=config,
+            shard_size=shard_size,
+            out=str(folder / "shards" / stem),
+        )
+        if processes:
+            file = folder / "specs" / f"{stem}.json"
+            write_json(file, spec.model_dump(mode="json"))
+            distributed.launch("companion.experiments.shards", file, processes)
+        else:
+            shards.run(spec)
+        row, samples = shards.merge(spec), folder / "samples" / f"{stem}.npz"
+        shards.export(samples, spec)
+        metrics = adm.evaluate(
+            samples,
+            real,
+            extractor=extractor,
+            expected=config.n_images,
+            expected_reference=adm.image_shape(real)[0],
+            uint8="round(127.5 x + 127.5), clamped",
+        )
+        print(f"{name}\n{adm.report(metrics)}\n", flush=True)
+        found[name] = {"fd": metrics.pop("fid")} | metrics
+        found[name] |= {"nfe": int(row["nfe"]), "seconds": row["seconds"]}
+    protocol = found["none"]["protocol"]
+    return Found(chosen, tried, found, ratios(found, config.n_images), protocol, {})
 
 
 def ratios(quality: Mapping[str, dict], n: int) -> dict[str, dict]:

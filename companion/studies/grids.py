@@ -20,6 +20,8 @@ from nag.models import PATH_OF
 from nag.samplers.registry import resolve
 from nag.samplers.time_grids import grid as grid_of
 from nag.shift import is_late, read_at
+from nag.support.files import read_json
+from nag.support.paths import METRICS
 from nag.support.uncertainty import Interval, bootstrap, interval
 
 Key = tuple[str, str, str]
@@ -48,12 +50,12 @@ def noise_to_signal(t: Tensor, path: str) -> Tensor:
     return c.sigma / c.alpha
 
 
-def spent(families: Sequence[str], grids: Mapping[str, Sequence[str]], steps: int) -> pd.DataFrame:
+def spent(grids: Mapping[str, Sequence[str]], steps: int) -> pd.DataFrame:
     """How many times of each grid have a small sigma / alpha, and how many of DiT's are noise
     levels that it was not trained on."""
     lines = []
-    for family in families:
-        for name in grids[family]:
+    for family, names in grids.items():
+        for name in names:
             times = grid_of(name, steps, PATH_OF[family])[:-1]
             at, level = noise_to_signal(times, PATH_OF[family]), LEVELS * times
             unseen = (level < 1 - 1e-6) | ((level - level.round()).abs() > 1e-6)
@@ -91,6 +93,31 @@ def tuned_weight(
         return study.bias_corrected(grid_arm(kept, family, config, w), real)
 
     return study.tuned(weights, measure)
+
+
+def weights_of(
+    kept: Path,
+    family: Family,
+    grids: Sequence[str],
+    weights: Sequence[float],
+    config: SampleConfig,
+    real: Tensor,
+) -> tuple[dict[str, float], list[dict], list[str]]:
+    """NAG's weight on every grid, all distances that decided them, and the grids whose weight is at
+    an end of the list. The first grid is the usual one, whose weight notebook 4 chose; the others
+    have it too if `weights` is empty."""
+    chosen = read_json(METRICS / f"tune-{family.name}.json")["chosen"]["nag"]["w_nag"]
+    w_of, tried, at_end = dict.fromkeys(grids, chosen), [], []
+    for grid in grids[1:] if weights else ():
+        on_grid = config.model_copy(update={"grid": grid})
+        best = tuned_weight(kept, family, on_grid, weights, real)
+        w_of[grid] = best["w"]
+        at_end += [grid] * best["at_end"]
+        tried += [
+            {"family": family.name, "grid": grid, "w_nag": float(w), "fd_inf": found["value"]}
+            for w, found in best["tried"].items()
+        ]
+    return w_of, tried, at_end
 
 
 # ---- the same images in the end?
@@ -203,7 +230,22 @@ def change_of_shift(found: Mapping, family: str, own: str, other: str) -> dict[t
     return changes
 
 
+def at(found: tuple[float, np.ndarray]) -> Interval:
+    """A value with its draws as an interval."""
+    return numbers(interval(*found))
+
+
 # ---- the table
+
+
+def cost(rows: Rows) -> int:
+    """Evaluations of the network times images, of all arms."""
+    return sum(int(row["nfe"]) * len(row["seeds"]) for row in rows.values())
+
+
+def column(shift_at: Mapping[tuple, Interval], t: float) -> dict[Key, Interval]:
+    """The shift at one time of {(family, grid, arm, t): interval}."""
+    return {key[:3]: x for key, x in shift_at.items() if key[3] == t}
 
 
 def table(

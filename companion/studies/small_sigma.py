@@ -1,13 +1,24 @@
 """What notebook 30 measures: NAG and its classifier-based form as the noise goes to zero."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from companion.experiments import study
 from companion.studies.families import Family
-from companion.studies.grids import noise_to_signal, numbers
+from companion.studies.grids import (
+    Key,
+    Rows,
+    enough,
+    gaps,
+    noise_to_signal,
+    numbers,
+    root_ratio,
+    within_class,
+)
 from nag import checkpoint
 from nag.data import fashion_mnist
 from nag.estimator import NoiseEstimator, log_prob_gradient, posterior_mean
@@ -26,7 +37,8 @@ RATIOS = {  # of root mean squares
 }
 
 
-def load_estimator(file) -> nn.Module:
+def load_estimator(file: Path) -> nn.Module:
+    """The committed estimator of a file, on the best device."""
     return checkpoint.load_weights(file, NoiseEstimator()).to(best_device())
 
 
@@ -140,3 +152,31 @@ def largest_nag_over_v(small: Mapping) -> Interval:
     """The time at which NAG's part w (v - v_null) is largest relative to v, and how large."""
     k = int(np.argmax(small["nag_over_v"]["value"]))
     return {"t": small["t"][k]} | numbers({end: x[k] for end, x in small["nag_over_v"].items()})
+
+
+# ---- arms
+
+
+def over_everywhere(rows: Rows, real: Tensor, what: str) -> dict[Key, dict]:
+    """Fréchet ratio of the arms with `what` in their name over NAG everywhere, by seed."""
+    ratios = {}
+    for key, row in enough(rows).items():
+        if what in key[2]:
+            everywhere = rows[*key[:2], "nag"]
+            n = len(row["seeds"])
+            first = {name: everywhere[name][:n] for name in ("seeds", "features")}
+            ratios[key] = study.ratio(row, first, real)
+    return ratios
+
+
+def moved(rows: Rows, family: Family, grid: str, resamples: int) -> dict[str, Interval]:
+    """How far the images of a seed lie from those with NAG everywhere, in units of two images of a
+    class: with NAG off below a sigma / alpha, and in float32."""
+    everywhere = rows[family.name, grid, "nag"]
+    alike, found = within_class(everywhere, family.net.config.classes), {}
+    for (name, _, arm), row in rows.items():
+        if name == family.name and arm != "nag":
+            n = len(row["seeds"])
+            label = arm.replace("nag above", "off below").replace("nag, ", "")
+            found[label] = root_ratio(gaps(row, everywhere, n), alike[:n], resamples)
+    return found

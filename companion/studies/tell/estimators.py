@@ -1,8 +1,10 @@
 """What notebook 25 says of its numbers: Q6, how robust the noise-level estimator is."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -186,7 +188,14 @@ def answers(numbers: Mapping, family: str) -> dict[str, dict]:
     }
 
 
-# ---- figure
+# ---- figures
+
+
+def images(file: Path, family: str) -> Figure:
+    """The first images of every arm."""
+    with np.load(file) as arrays:
+        names = {arm: arm_name(arm, family) for arm in arrays.files}
+    return study_figures.first_images(file, names, "The images whose states were read")
 
 
 def _rows(ax: Axes, rows: Mapping[str, Mapping[str, Interval]], edge: float | None = None) -> None:

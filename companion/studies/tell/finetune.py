@@ -1,6 +1,7 @@
 """What notebook 28 says of its numbers: C9, and the half of C6 about Domain Guidance."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from companion.plots import study_figures, style
 from companion.studies.tell.words import listed, mini, sampler_name
 from nag.data import finetuning_sets
+from nag.support.paths import DATA
 from nag.support.uncertainty import outcome, show
 
 PAIRS = {"none": "nag", "cfg": "cfg+nag", "dog": "dog+nag"}  # without: with NAG
@@ -145,7 +147,21 @@ def answers(numbers: Mapping, name: str) -> dict[str, dict]:
     }
 
 
-# ---- figure
+# ---- figures
+
+
+def images(file: Path) -> Figure:
+    """The first images of every arm; none are kept at the paper's size."""
+    with np.load(file) as arrays:
+        names = {"cfg+nag": "CFG + NAG", "dog+nag": "DoG + NAG", "nag": "NAG"} | NAMES
+        rows = {arm: names[arm] for pair in PAIRS.items() for arm in pair if arm in arrays.files}
+    return study_figures.first_images(file, rows, "The same seeds, six arms")
+
+
+def published(numbers: Mapping) -> pd.DataFrame | None:
+    """The paper's FIDs of the data set, if it is one of the paper's."""
+    rows = pd.read_csv(DATA / "paper_results.csv").query("table == 'finetuning'")
+    return rows[rows.dataset == numbers["dataset"]] if at_scale(numbers) else None
 
 
 def title(numbers: Mapping) -> str:

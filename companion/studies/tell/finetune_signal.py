@@ -1,6 +1,7 @@
 """What notebook 31 says of its numbers: NAG's signal and the noise shift after fine-tuning."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -86,7 +87,17 @@ def answers(numbers: Mapping, name: str) -> dict[str, dict]:
     }
 
 
-# ---- figure
+# ---- figures
+
+
+def images(file: Path) -> Figure:
+    """The first images of the stochastic sampler before and after, without and with NAG."""
+    rows = {
+        f"{moment}, {arm}": f"{moment}, {style.ARMS[arm]['label']}"
+        for moment in MOMENTS
+        for arm in ("none", "nag")
+    }
+    return study_figures.first_images(file, rows, "Before and after fine-tuning, the same seeds")
 
 
 def title(numbers: Mapping) -> str:

@@ -1,6 +1,7 @@
 """What notebook 26 says of its numbers: Q8, whether another time grid asks for retraining."""
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -189,7 +190,19 @@ def answers(numbers: Mapping) -> dict[str, dict]:
     }
 
 
-# ---- figure
+# ---- figures
+
+
+def images(file: Path, numbers: Mapping) -> Figure:
+    """The first images of every network on every grid, without and with NAG."""
+    rows = {
+        f"{family}-{grid}-{arm}": f"{mini(family)}, {NAMES[grid]},\n{style.ARMS[arm]['label']}"
+        for family in families(numbers)
+        for arm in ("none", "nag")
+        for grid in grids(numbers, family)
+    }
+    title = f"The same seeds on every grid, {numbers['steps']} steps"
+    return study_figures.first_images(file, rows, title)
 
 
 def title(numbers: Mapping) -> str:

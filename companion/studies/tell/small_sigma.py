@@ -1,6 +1,7 @@
 """What notebook 30 says of its numbers: Q9, what NAG does as the noise goes to zero."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -162,7 +163,18 @@ def answers(numbers: Mapping) -> dict[str, dict]:
     }
 
 
-# ---- figure
+# ---- figures
+
+
+def images(file: Path) -> Figure:
+    """The first images of every network with NAG everywhere and switched off near the data."""
+    with np.load(file) as arrays:
+        keys = [name.split("-", 2) for name in arrays.files]
+    rows = {
+        "-".join((family, grid, arm)): f"{mini(family)},\n{arm.replace('nag', 'NAG')}"
+        for family, grid, arm in keys
+    }
+    return study_figures.first_images(file, rows, "The same seeds with NAG everywhere and off")
 
 
 def title(numbers: Mapping) -> str:
