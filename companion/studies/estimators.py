@@ -53,6 +53,11 @@ def trained(kind: str, images: Tensor, path: str, config: TrainConfig, kept: Pat
     return checkpoint.load_weights(file, make())
 
 
+def sizes(nets: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Parameters of each kind of network."""
+    return {name.split()[0]: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
+
+
 def readers_of(nets: Mapping[str, nn.Module], images: Tensor, path: str) -> dict[str, Reader]:
     """x (B, 1, 28, 28) -> t (B,) of every network and of the wavelet estimate, whose bias is taken
     off by forward states of real images."""
@@ -215,12 +220,14 @@ def spread(shifts: Shifts, times: np.ndarray, seeds: Sequence[int]) -> dict:
     values = {name: float(shifts[name]["late"]["value"]) for name in counted(shifts)}
     kinds = {kind: [f"{kind} {seed}" for seed in seeds] for kind in ARCHITECTURES}
     networks = sum(kinds.values(), [])
-    variances = [np.var([values[name] for name in names], ddof=1) for names in kinds.values()]
+    by_kind = [[values[name] for name in names] for names in kinds.values()]
     return {
         "mean": float(np.mean(list(values.values()))),
         "lowest": min(values.values()),
         "highest": max(values.values()),
-        "seed_sd": float(np.sqrt(np.mean(variances))) if len(seeds) > 1 else None,
+        "seed_sd": float(np.sqrt(np.var(by_kind, axis=1, ddof=1).mean()))
+        if len(seeds) > 1
+        else None,
         "plain_minus_attention": _difference(shifts, times, kinds["plain"], kinds["attention"]),
         "wavelet_minus_networks": _difference(shifts, times, ["wavelet"], networks),
         "energy_minus_networks": _difference(shifts, times, ["energy"], networks),

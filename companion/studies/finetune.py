@@ -196,7 +196,7 @@ class Small:
             )
         whole = {
             key: np.concatenate([row[key] for row in rows])
-            for key in ("features", "levels", "seeds", "images")
+            for key in ("features", "levels", "seeds", "labels", "images")
         }
         whole |= {"times": rows[0]["times"], "nfe": rows[0]["nfe"]}
         return whole | {"seconds": sum(float(row["seconds"]) for row in rows)}, rows

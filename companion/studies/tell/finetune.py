@@ -110,7 +110,9 @@ def answers(numbers: Mapping, name: str) -> dict[str, dict]:
     largest = at_end(numbers)
     more = (
         "NAG's weight is the largest that was tried, so that more may be possible, with "
-        f"{listed(largest)}. " * bool(largest)
+        f"{listed(largest)}. "
+        if largest
+        else ""
     )
     recall = ", ".join(
         f"{arms[base]['recall']['value']:.2f} to {arms[PAIRS[base]]['recall']['value']:.2f} "
