@@ -44,11 +44,12 @@ def test_dvc_chains_folder_latents_and_fine_tuning_of_every_set():
             (f"latents@{name}", f"finetune@{name}"),
             (f"finetune@{name}", "table"),
         } <= edges
-    assert len([name for name in node.values() if name.startswith("finetune@")]) == 7
+    for stage in ("finetune", "finetune-tell"):
+        assert len([name for name in node.values() if name.startswith(f"{stage}@")]) == 7
 
 
 def test_every_stage_says_what_it_costs(stages):
-    assert list(stages) == ["folder", "latents", "finetune", "table"]
+    assert list(stages) == ["folder", "latents", "finetune", "finetune-tell", "table"]
     for name, stage in stages.items():
         body = stage.get("do", stage)
         assert re.search(r"\(.*GPU-hours.*GB.*\)", body["desc"]), (
@@ -76,7 +77,12 @@ def test_the_recipe_is_dogfits_but_for_named_changes(params):
 
 @pytest.mark.parametrize(
     ("stage", "notebook"),
-    [("latents", "13_latents"), ("finetune", "28_finetune"), ("table", "17_finetune_table")],
+    [
+        ("latents", "13_latents"),
+        ("finetune", "28_finetune"),
+        ("finetune-tell", "28_finetune"),
+        ("table", "17_finetune_table"),
+    ],
 )
 def test_only_parameters_that_the_notebook_has_are_passed(stages, stage, notebook):
     given = re.search(r'-y "(.*)"', stages[stage].get("do", stages[stage])["cmd"], re.DOTALL)[1]
