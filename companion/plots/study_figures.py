@@ -18,10 +18,6 @@ from companion.plots import style
 from nag.support.uncertainty import Interval, outcome
 
 TICKS = np.array([c * 10.0**k for k in range(-4, 5) for c in (1, 1.5, 2, 3, 5, 7)])
-OF_FAMILY = {  # where the two families share a panel
-    "sit": {"color": "#882255", "marker": "o"},
-    "dit": {"color": "#56b4e9", "marker": "D"},
-}
 RING = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgecolor": style.INK}
 
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from companion.plots import study_figures, style
+from companion.studies.tell.looks import OF_FAMILY
 from companion.studies.tell.words import listed, mini, sampler_name
 from nag.models import PATH_OF
 from nag.samplers.registry import resolve
@@ -217,7 +218,7 @@ def _gap(ax: Axes, numbers: Mapping) -> None:
     """How far the images of a seed lie apart on two grids, in few and in many steps."""
     steps = [numbers["steps"], numbers["long"]["steps"]]
     for family in families(numbers):
-        found, at = numbers["images_apart"][family], study_figures.OF_FAMILY[family]
+        found, at = numbers["images_apart"][family], OF_FAMILY[family]
         study_figures.error_bars(ax, steps, [found["few"], found["many"]], **at)
         ax.annotate(
             mini(family),

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, SymmetricalLogLocator
 
 from companion.plots import study_figures, style
+from companion.studies.tell.looks import OF_FAMILY
 from companion.studies.tell.words import listed, mini, sampler_name
 from nag.models import PATH_OF
 from nag.samplers.registry import resolve
@@ -241,7 +242,7 @@ def _parts(ax: Axes, numbers: Mapping) -> None:
     for k, family in enumerate(each):
         for y, part in enumerate(PARTS):
             x = numbers["networks"][family]["parts"][part]
-            place, look = y + 0.3 * (k - (len(each) - 1) / 2), study_figures.OF_FAMILY[family]
+            place, look = y + 0.3 * (k - (len(each) - 1) / 2), OF_FAMILY[family]
             ax.plot([x["low"], x["high"]], [place] * 2, color=look["color"])
             ax.plot(x["value"], place, **look, label=mini(family) if not y else None)
     study_figures.line_at(ax, 0, vertical=True)

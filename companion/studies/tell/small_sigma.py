@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from companion.plots import study_figures, style
 from companion.studies.tell.grids import CAVEAT, NAMES, grouped, solvers_of, split
+from companion.studies.tell.looks import OF_FAMILY
 from companion.studies.tell.words import listed, mini
 from nag.models import PATH_OF
 from nag.support.uncertainty import Interval, outcome, show, sign
@@ -206,12 +207,10 @@ def _off(ax: Axes, numbers: Mapping) -> None:
         for (family, _, arm), x in split(numbers["off_below"]).items()
     }
     for y, (family, x) in enumerate(ratios.values()):
-        color = study_figures.OF_FAMILY[family]["color"]
+        color = OF_FAMILY[family]["color"]
         face = "white" if outcome(x) == "inconclusive" else color
         ax.plot([x["low"], x["high"]], [y, y], color=color)
-        ax.plot(
-            x["value"], y, marker=study_figures.OF_FAMILY[family]["marker"], color=color, mfc=face
-        )
+        ax.plot(x["value"], y, marker=OF_FAMILY[family]["marker"], color=color, mfc=face)
     study_figures.line_at(ax, 1, vertical=True)
     ax.set_yticks(range(len(ratios)), list(ratios))
     ax.set_ylim(len(ratios) - 0.5, -0.5)
@@ -232,7 +231,7 @@ def figure(numbers: Mapping) -> Figure:
     study_figures.log_axis(score)
     score.set(title="In units of the score", ylabel="RMS per pixel")
     for family in families(numbers):
-        small, look = numbers["small_sigma"][family], study_figures.OF_FAMILY[family]
+        small, look = numbers["small_sigma"][family], OF_FAMILY[family]
         on = trusted(small, "cosine")
         found = [at(small["cosine"], k) for k in np.flatnonzero(on)]
         x = np.array(small["ratio"])[on]
@@ -260,5 +259,5 @@ def figure(numbers: Mapping) -> Figure:
         "95 % CI over images."
     )
     sizes = [style.line(**look) for look in (*SIZES.values(), *list(in_image.values())[1:])]
-    lines = [style.line(label=mini(f), ls=LINES[f], **study_figures.OF_FAMILY[f]) for f in each]
+    lines = [style.line(label=mini(f), ls=LINES[f], **OF_FAMILY[f]) for f in each]
     return style.frame(fig, title(numbers), note, sizes, lines)
