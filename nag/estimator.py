@@ -119,7 +119,7 @@ def posterior_mean(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def log_prob_gradient(net: Callable[[Tensor], Tensor], x: Tensor, t: Tensor | float) -> Tensor:
-    """Gradient in x of log g_phi(t | x), of x's shape; t is () or (B,) in (0, 1) (paper,
+    """Gradient in x of log g_phi(t | x), of x's shape; t is () or (B,) in (0, 1) (for
     classifier-based NAG).
     """
     with torch.inference_mode(False), torch.enable_grad():  # callers may be in inference mode

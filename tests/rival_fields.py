@@ -16,7 +16,7 @@ CENTRE, SPREAD = 0.7, 0.4  # of Gaussian data, whose noise is known (`noise_of`)
 
 
 def noise_of(z, rho):
-    """E[eps | x] of Gaussian data for z = x/alpha and rho = sigma/alpha, of shapes that broadcast."""
+    """E[eps | x] of Gaussian data for z = x/alpha and rho = sigma/alpha, which broadcast."""
     return rho * (z - CENTRE) / (SPREAD**2 + rho**2)
 
 

@@ -251,7 +251,7 @@ def load_or_make(
     path: Path, config: SampleConfig, make: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """The arm saved at `path` if it has the seeds, steps and trajectories of `config`; otherwise
-    made anew and saved there.
+    made and saved there.
     """
     if path.is_file():
         run = load_arrays(path)

@@ -45,7 +45,7 @@ class FurtherConfig(BaseModel):
 
     Data are a folder of latents, or Fashion-MNIST's `split` where `latents` is empty; of them only
     the classes `keep` (relabelled 0, 1, …), and of each class `images_per_class` chosen by
-    `subset_seed`. With `classes` the class table starts anew for so many. Mode "all" trains the
+    `subset_seed`. With `classes` a new class table has so many. Mode "all" trains the
     whole network with both dropouts; "null" only the null vector and `layers` in a twin, on samples
     that all have no noise level: `noise_dropout` does not matter there. `null_init` "keep" is the
     file's own null vector."""
