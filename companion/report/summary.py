@@ -1,10 +1,8 @@
-"""Names that studies' notebooks and `make repro` still look for here; see results."""
+"""The last line of `make repro`; the same as `python -m companion.report close`."""
 
 import sys
 
-from companion.report.results import NAMES, close
-
-__all__ = ["NAMES"]
+from companion.report.results import close
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["close"]:
