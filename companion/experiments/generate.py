@@ -245,19 +245,3 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(
             f"{path} is truncated or no npz file: delete it and run `dvc repro` again"
         ) from error
-
-
-def load_or_make(
-    path: Path, config: SampleConfig, make: Callable[[], dict[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
-    """The arm saved at `path` if it has the seeds, steps and trajectories of `config`; otherwise
-    made and saved there.
-    """
-    if path.is_file():
-        run = load_arrays(path)
-        wanted = (list(config.seeds), len(config.kept), min(config.trajectories, config.n_images))
-        if (run["seeds"].tolist(), len(run["times"]), len(run["states"])) == wanted:
-            return run
-    run = make()
-    save_arrays(path, run)
-    return run

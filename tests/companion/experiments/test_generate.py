@@ -14,7 +14,6 @@ from companion.experiments.generate import (
     SampleConfig,
     labels_of,
     load_arrays,
-    load_or_make,
     protocol,
     sample,
     save_arrays,
@@ -197,24 +196,6 @@ def test_arrays_that_cannot_be_read(tmp_path, kind):
 def test_arrays_that_are_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no samples at .*a\.npz: run `dvc repro`"):
         load_arrays(tmp_path / "a.npz")
-
-
-def test_an_arm_is_made_once_and_again_when_the_settings_change(tmp_path, tiny):
-    net, made, path = tiny(), [], tmp_path / "a.npz"
-
-    def get(**changes):
-        def make():
-            made.append(changes)
-            return draw(net, **changes)
-
-        return load_or_make(path, config(**changes), make)
-
-    first = get()
-    np.testing.assert_array_equal(get()["images"], first["images"])
-    assert len(made) == 1
-    for changes in ({"steps": 5}, {"n_images": 6}, {"first_seed": 1}, {"trajectories": 2}):
-        assert len(get(**changes)["images"]) == changes.get("n_images", 12) and made[-1] == changes
-    assert len(made) == 5
 
 
 def test_the_protocol_tells_two_experiments_apart():
