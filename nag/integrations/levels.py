@@ -1,8 +1,7 @@
 """The noise level of the state that a diffusers scheduler holds, x = alpha x_0 + sigma eps.
 
-A level is what the scheduler itself assigns to the state; nothing is measured. It is asked for after
-a call of `step`: `given` is that of the state which went in, `reached` that of the one which came
-out."""
+A level is what the scheduler itself assigns to the state; nothing is measured. A reader is asked
+after a call of `step`, for the level of the state that went in or of the one that came out."""
 
 import math
 from collections.abc import Callable

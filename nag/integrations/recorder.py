@@ -94,8 +94,8 @@ def unpack(latents: Tensor, height: int | None = None, width: int | None = None)
         height = width = 2 * math.isqrt(tokens)
     if height * width != 4 * tokens or width_4c % 4:
         raise ValueError(
-            f"{tokens} packed tokens of {width_4c} channels are not a latent of {height} x {width}: "
-            "give record(..., height=, width=) in latent pixels, or unpack=your function"
+            f"{tokens} packed tokens of {width_4c} channels are not a latent of {height} x "
+            f"{width}: give record(..., height=, width=) in latent pixels, or unpack=your function"
         )
     grid = latents.view(count, height // 2, width // 2, width_4c // 4, 2, 2)
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(count, width_4c // 4, height, width)

@@ -132,14 +132,14 @@ def test_states_on_a_path_have_its_scale_and_time():
 
 def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="nothing was recorded"):
-        Recording().states
+        _ = Recording().states
     with pytest.raises(ValueError, match="3 states and 1 levels"):
         Recording.of(torch.zeros(1, 3, 1, 2, 2), [(1.0, 0.0)])
     other = Recording.of(torch.zeros(1, 1, 1, 2, 2), [(1.0, 0.0)])
     other.runs.append(other.runs[0])
     other.run_levels.append(((1.0, 0.5),))
     with pytest.raises(ValueError, match="different noise levels"):
-        other.states
+        _ = other.states
 
 
 def test_an_error_within_the_block_leaves_no_wrapper():

@@ -1,9 +1,9 @@
 """The table scheduler x (levels right, states paired right), over all schedulers of diffusers.
 
 An oracle stands for the network: it knows the image x_0, so that the states of a scheduler are
-alpha x_0 + sigma noise exactly, and both strengths can be read off the states themselves. They must
-be what the recorder says. Some schedulers also draw fresh noise; their sigma is a standard deviation
-over 128 x 128 pixels."""
+alpha x_0 + sigma noise exactly, and both strengths can be read off the states themselves. They
+must be what the recorder says. Some schedulers also draw fresh noise; their sigma is a standard
+deviation over 128 x 128 pixels."""
 
 import math
 
@@ -139,7 +139,7 @@ CASES = {  # (settings, oracle)
 
 
 def first_state(scheduler):
-    """The state that a loop begins with, noised by the scheduler's own function or by definition."""
+    """The state that a loop begins with, noised by the scheduler's function or by definition."""
     name, t = type(scheduler).__name__, scheduler.timesteps[:1]
     if name == "DDIMInverseScheduler":
         return X0.clone()
@@ -194,7 +194,7 @@ def build(name):
 
 
 def check(recording, last):
-    """Strength of x_0 and standard deviation of the rest of each state, and the last state itself."""
+    """Strength of x_0 and standard deviation of the rest of each state, and the end state."""
     states = recording.states[0]
     assert torch.equal(states[-1], last[0].float()) and recording.unlike == 0
     for state, (alpha, sigma) in zip(states, recording.levels, strict=True):
