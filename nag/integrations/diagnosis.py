@@ -30,7 +30,7 @@ OWN_SAMPLES = (
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The noise shift of a recording: delta (K + 1,) at `times` (t = 1 is noise), 95 % CI over images.
+    """The noise shift of a recording: delta (K + 1,) at `times` (1 is noise), 95 % CI over images.
 
     `late` and `middle` are its means over 0 < t <= 0.2 and 0.4 <= t <= 0.9, `growth` is late minus
     middle, `spread` how much more the level differs from image to image late in sampling than in
