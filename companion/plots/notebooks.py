@@ -244,9 +244,9 @@ def costs(rows: Sequence[Mapping], n_images: int, parameters: int) -> dict[str, 
 @style()
 def image_rows(images: Mapping[str, np.ndarray], title: str = "") -> Figure:
     """Rows of uint8 images (n, C, H, W), or floats in [0, 1], with the row's name above each."""
-    fig, axes = plt.subplots(
-        len(images), 1, figsize=(WIDTH, 1.35 * len(images) + 0.4), squeeze=False
-    )
+    n, _, height, width = next(iter(images.values())).shape
+    rows = len(images) * (0.35 + WIDTH * height / (n * width))  # inches
+    fig, axes = plt.subplots(len(images), 1, figsize=(WIDTH, rows + 0.3), squeeze=False)
     for ax, (name, stack) in zip(axes.flat, images.items(), strict=True):
         row = np.concatenate(list(np.moveaxis(stack, 1, -1)), axis=1)
         ax.imshow(row.squeeze(), cmap="gray")
