@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from companion.experiments.generate import Arm, SampleConfig, sample
+from companion.studies.intervals import ENDS, numbers
 from nag import checkpoint
 from nag.estimator import NoiseEstimator, calibration, estimator_loss, posterior_mean
 from nag.evaluation import other_estimators
@@ -28,13 +29,7 @@ from nag.train import TrainConfig, train
 Reader = Callable[[Tensor], Tensor]
 Shifts = dict[str, dict]  # estimator: what `noise_shift` returns
 ARCHITECTURES = {"attention": NoiseEstimator, "plain": other_estimators.PlainEstimator}
-ENDS = ("value", "low", "high")
 MOVING = "energy, alpha moves"  # shown and not counted: late in sampling it reads noise as less
-
-
-def numbers(found: Mapping) -> Interval:
-    """An interval as JSON can write it."""
-    return {end: float(found[end]) for end in ENDS}
 
 
 # ---- the estimators
@@ -87,14 +82,14 @@ def calibration_table(
     noise = torch.randn(2 * n, *held_out.shape[1:], generator=gen)
     x_t, late = add_noise(held_out.repeat(2, 1, 1, 1), noise, t, path), (t <= LATE).numpy()
     moment = float(other_estimators.energy(images[:5000]).mean())
-    raw = {
+    raw: dict[str, Reader] = {
         "wavelet, raw": partial(other_estimators.wavelet_time, path=path),
         "energy, each image": partial(
             other_estimators.energy_time, second_moment=moment, path=path
         ),
     }
-    rows = {}
-    for name, reader in {**readers, **raw}.items():
+    rows, every = {}, dict(readers) | raw
+    for name, reader in every.items():
         error = (estimated_times(reader, x_t[:, None])[:, 0] - t.double().numpy())[late]
         rows[name] = {
             "coverage gap": None,
@@ -158,7 +153,8 @@ def foreign_errors(
     more = PATHS[path](grid + known).sigma - PATHS[path](grid).sigma
     extra = more.float().view(1, -1, 1, 1, 1) * noise
     states["known extra noise"] = states["real images"] + extra
-    late, bias, errors = grid.numpy() <= LATE, {}, {}
+    late, bias = grid.numpy() <= LATE, {}
+    errors: dict[str, dict[str, Interval]] = {}
     for name, reader in readers.items():
         readings = {kind: estimated_times(reader, x) for kind, x in states.items()}
         mean = readings["real images"].mean(0) - grid.numpy()

@@ -199,7 +199,7 @@ class Small:
             for key in ("features", "levels", "seeds", "labels", "images")
         }
         whole |= {"times": rows[0]["times"], "nfe": rows[0]["nfe"]}
-        return whole | {"seconds": sum(float(row["seconds"]) for row in rows)}, rows
+        return whole | {"seconds": np.sum([row["seconds"] for row in rows])}, rows
 
 
 def late_shift(row: study.Row, images: Tensor, path: str, reader: Callable) -> dict:
@@ -227,10 +227,11 @@ def choose(
     tuned |= len(task.joint_w_values) * len(task.joint_shares) > 1
     if tuned and measure is None:
         raise ValueError("at the paper's size nothing is tuned here: give one value of each weight")
-    chosen, tried = {}, []
+    chosen: dict[str, Arm] = {}
+    tried = []
 
     def best(name: str, options: list[Arm]) -> None:
-        scores = [measure(arm) for arm in options] if tuned else [0.0]
+        scores = [measure(arm) for arm in options] if tuned and measure else [0.0]
         chosen[name] = options[int(np.argmin(scores))]
         for arm, score in zip(options, scores, strict=False):
             setting = {"w_nag": arm.w_nag, "cfg": arm.cfg, "dog": arm.dog}

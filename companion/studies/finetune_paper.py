@@ -4,6 +4,7 @@ recipe (data/transfer.csv), judged by FID against the images that it was fine-tu
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from companion.experiments import shards
 from companion.experiments.generate import SampleConfig
@@ -70,7 +71,8 @@ def measure(
     """Every arm sampled in shards, by `processes` of torchrun or in this one, its metrics by ADM's
     protocol ("fd" is the FID), and the ratios."""
     chosen, tried = choose(task)
-    real, found = reference(kept, images, latents, extractor, image_size), {}
+    real = reference(kept, images, latents, extractor, image_size)
+    found: dict[str, dict[str, Any]] = {}
     for name, arm in chosen.items():
         stem = f"{task.name}-{name.replace('+', '-')}"
         spec = shards.ShardConfig(
@@ -100,7 +102,7 @@ def measure(
             uint8="round(127.5 x + 127.5), clamped",
         )
         print(f"{name}\n{adm.report(metrics)}\n", flush=True)
-        found[name] = {"fd": metrics.pop("fid")} | metrics
+        found[name] = {"fd": metrics.pop("fid"), **metrics}
         found[name] |= {"nfe": int(row["nfe"]), "seconds": row["seconds"]}
     protocol = found["none"]["protocol"]
     return Found(chosen, tried, found, ratios(found, config.n_images), protocol, {})

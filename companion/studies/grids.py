@@ -13,6 +13,7 @@ from torch import Tensor
 from companion.experiments import study
 from companion.experiments.generate import Arm, SampleConfig
 from companion.studies.families import Family
+from companion.studies.intervals import ENDS, numbers
 from nag.ddpm import LEVELS
 from nag.estimator import T_MIN
 from nag.interpolant import PATHS
@@ -26,14 +27,8 @@ from nag.support.uncertainty import Interval, bootstrap, interval
 
 Key = tuple[str, str, str]
 Rows = dict[Key, study.Row]
-ENDS = ("value", "low", "high")
 ENOUGH = 242  # images that a Fréchet distance on 192 features and its subsets need
 READ_AT = (0.1, 0.2)  # times at which the shift is read, as grids have states elsewhere
-
-
-def numbers(found: Mapping) -> Interval:
-    """An interval as JSON can write it."""
-    return {end: float(found[end]) for end in ENDS}
 
 
 def joined(found: Mapping[Key, dict]) -> dict[str, dict]:
@@ -210,7 +205,7 @@ def shifts_at(rows: Rows, family: Family, resamples: int) -> dict[tuple, tuple]:
     the states on either side. Below the least t of its training the estimator knows nothing, so a
     grid without a state between is left out."""
     mine = {key: row for key, row in rows.items() if key[0] == family.name and has_shift(row)}
-    found = {}
+    found: dict[tuple, tuple] = {}
     for key, shift in study.shifts(mine, family.path, family.reader, resamples).items():
         times = rows[key]["times"]
         least = times[times >= T_MIN].min()

@@ -17,6 +17,7 @@ from torch import Tensor
 from companion.experiments import study
 from companion.experiments.generate import SampleConfig
 from companion.studies.families import Family
+from companion.studies.intervals import numbers
 from nag import toy
 from nag.models import PATH_OF
 from nag.samplers.registry import SAMPLERS, resolve
@@ -34,7 +35,7 @@ Reader = Callable[[Tensor], Tensor]
 
 def number(draws: Draws) -> Interval:
     """The value with its 95 % interval, as JSON can write it."""
-    return {end: float(x) for end, x in interval(draws[0], draws[1:]).items()}
+    return numbers(interval(draws[0], draws[1:]))
 
 
 def mean_of(values: np.ndarray, resamples: int, seed: int = 0) -> Draws:
@@ -250,8 +251,8 @@ def step_curve(
 # ---- the table
 
 
-def table(toy_curves: Mapping[str, Curve], toy_n: int, arms: Mapping[str, Arms], numbers: Mapping):
-    """One line for each number of steps of each sampler; `numbers` are the networks' of
+def table(toy_curves: Mapping[str, Curve], toy_n: int, arms: Mapping[str, Arms], networks: Mapping):
+    """One line for each number of steps of each sampler; `networks` are those of
     `network_numbers`."""
     found = []
     for solver, curve in toy_curves.items():
@@ -261,7 +262,7 @@ def table(toy_curves: Mapping[str, Curve], toy_n: int, arms: Mapping[str, Arms],
     for family, rows in arms.items():
         for (sampler, n), row in rows.items():
             images, seconds = len(row["seeds"]), float(row["seconds"])
-            late = numbers[family][sampler]["steps"][str(n)]
+            late = networks[family][sampler]["steps"][str(n)]
             solver = resolve(sampler, PATH_OF[family])
             found.append((family, solver, n, int(row["nfe"]), images, images / seconds, late))
     return pd.DataFrame(

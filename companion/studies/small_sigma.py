@@ -15,10 +15,10 @@ from companion.studies.grids import (
     enough,
     gaps,
     noise_to_signal,
-    numbers,
     root_ratio,
     within_class,
 )
+from companion.studies.intervals import numbers
 from nag import checkpoint
 from nag.data import fashion_mnist
 from nag.estimator import NoiseEstimator, log_prob_gradient, posterior_mean
@@ -117,7 +117,7 @@ def along(
     per_time = [at_time(family, estimator, data, t, w, precision) for t in times]
     at = {name: np.stack([found[name] for found in per_time], 1) for name in per_time[0]}
 
-    def measured(values: np.ndarray, statistic: Callable) -> dict[str, np.ndarray]:
+    def measured(values: np.ndarray, statistic: Callable) -> Interval:
         return interval(statistic(values), bootstrap(values, statistic, resamples))
 
     def mean(a: np.ndarray) -> np.ndarray:
@@ -137,7 +137,10 @@ def along(
     for name, (top, bottom) in RATIOS.items():
         found[name] = measured(np.stack([at[top], at[bottom]], 1), quotient)
     found |= {f"slope_{name}": measured(at[name], power) for name in POWERS}
-    rounded = {name: {end: np.round(x[end], 6).tolist() for end in x} for name, x in found.items()}
+    rounded = {
+        name: {end: np.asarray(values).round(6).tolist() for end, values in x.items()}
+        for name, x in found.items()
+    }
     return rounded | {
         "t": times,
         "sigma": sigma.tolist(),
@@ -148,10 +151,10 @@ def along(
     }
 
 
-def largest_nag_over_v(small: Mapping) -> Interval:
+def largest_nag_over_v(small: Mapping) -> dict:
     """The time at which NAG's part w (v - v_null) is largest relative to v, and how large."""
     k = int(np.argmax(small["nag_over_v"]["value"]))
-    return {"t": small["t"][k]} | numbers({end: x[k] for end, x in small["nag_over_v"].items()})
+    return {"t": small["t"][k], **numbers({end: x[k] for end, x in small["nag_over_v"].items()})}
 
 
 # ---- arms

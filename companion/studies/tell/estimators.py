@@ -110,7 +110,7 @@ def misled(numbers: Mapping) -> tuple[float, str, float, float]:
         for kind, row in foreign.items()
         if kind != KNOWN
     }
-    kind = max(worst, key=worst.get)
+    kind = max(worst, key=lambda kind: worst[kind])
     return worst[kind], kind, worst[OWN], abs(foreign[OWN]["committed"]["value"])
 
 
@@ -198,13 +198,13 @@ def images(file: Path, family: str) -> Figure:
     return study_figures.first_images(file, names, "The images whose states were read")
 
 
-def _rows(ax: Axes, rows: Mapping[str, Mapping[str, Interval]], edge: float | None = None) -> None:
+def _rows(ax: Axes, rows: Mapping[str, Mapping[str, Interval]], edge: float = np.inf) -> None:
     """A row for each name, a point for each estimator; beyond the edge the range is written."""
     for y, row in enumerate(rows.values()):
         names, beyond = ordered(row), []
         for k, name in enumerate(names):
             x, place = row[name], y + 0.7 * (k / (len(names) - 1) - 0.5)
-            if edge and x["value"] > edge:
+            if x["value"] > edge:
                 beyond.append(x["value"])
                 ax.plot(edge, place, **look(name) | {"marker": ">"}, ms=4, clip_on=False)
                 continue

@@ -82,9 +82,9 @@ def said(ratio: Mapping) -> str:
 def verdicts(ratios: Mapping[str, Mapping]) -> dict[str, str]:
     """C9 is about all three baselines; C6's half about Domain Guidance."""
     found = {outcome(ratio) for ratio in ratios.values()}
-    all_of = {("better",): "reproduced", ("worse",): "contradicted"}
-    one = {"better": "reproduced", "worse": "contradicted", "inconclusive": "partly"}
-    return {"C9": all_of.get(tuple(found), "partly"), "C6": one[outcome(ratios["dog"])]}
+    words = {"better": "reproduced", "worse": "contradicted", "inconclusive": "partly"}
+    whole = words[found.pop()] if len(found) == 1 else "partly"
+    return {"C9": whole, "C6": words[outcome(ratios["dog"])]}
 
 
 def at_end(numbers: Mapping) -> list[str]:

@@ -13,7 +13,7 @@ from companion.studies.tell.looks import OF_FAMILY
 from companion.studies.tell.words import listed, mini, sampler_name
 from nag.models import PATH_OF
 from nag.samplers.registry import resolve
-from nag.support.uncertainty import Interval, outcome, show, sign
+from nag.support.uncertainty import outcome, show, sign
 
 NAMES = {
     "uniform": "uniform",
@@ -30,7 +30,10 @@ CAVEAT = "One network of each family; intervals are over images and not widened 
 def split(found: Mapping[str, dict]) -> dict[tuple[str, str, str], dict]:
     """{(family, grid, arm): number} of {"sit-logsnr-none": number, ...}, in the order of texts."""
     families, names = list(PATH_OF), list(NAMES)
-    keys = {tuple(key.split("-", 2)): x for key, x in found.items()}
+    keys = {}
+    for key, x in found.items():
+        family, grid, arm = key.split("-", 2)
+        keys[family, grid, arm] = x
     order = sorted(keys, key=lambda key: (families.index(key[0]), names.index(key[1])))
     return {key: keys[key] for key in order}
 
@@ -88,9 +91,9 @@ def table(numbers: Mapping) -> pd.DataFrame:
 
 
 def grouped(
-    ratios: Mapping[tuple[str, str], Interval],
+    ratios: Mapping[tuple[str, str], Mapping],
     form: str = ".2f",
-    word: Callable[[Interval], str] = outcome,
+    word: Callable[[Mapping], str] = outcome,
 ) -> str:
     """Ratios of (family, what) by their outcome: "worse (SiT-mini 1.11 [1.04, 1.19] on EDM)"."""
     groups: dict[str, dict[str, list]] = {}

@@ -50,7 +50,8 @@ def other_grid(numbers: Mapping) -> str:
 
 def at(found: Mapping, k: int) -> Interval:
     """The k-th entry of arrays of intervals."""
-    return {end: found[end][k] for end in ("value", "low", "high")}
+    value, low, high = (found[end][k] for end in ("value", "low", "high"))
+    return {"value": value, "low": low, "high": high}
 
 
 def trusted(small: Mapping, name: str) -> np.ndarray:
@@ -233,7 +234,7 @@ def figure(numbers: Mapping) -> Figure:
     for family in families(numbers):
         small, look = numbers["small_sigma"][family], OF_FAMILY[family]
         on = trusted(small, "cosine")
-        found = [at(small["cosine"], k) for k in np.flatnonzero(on)]
+        found = [at(small["cosine"], k) for k in np.flatnonzero(on).tolist()]
         x = np.array(small["ratio"])[on]
         study_figures.error_bars(cosine, x, found, **look, ls=LINES[family])
     study_figures.line_at(cosine, 0)
