@@ -3,21 +3,31 @@ code is ever executed.
 """
 
 import argparse
-import hashlib
 import json
+import math
 import re
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from nag.models import DiT, ModelConfig, sincos_2d
 from nag.support.files import atomic
+from nag.support.weight_files import (
+    existing,
+    joined,
+    plain_names,
+    prefixes,
+    read_file,
+    sha256,
+    state_in,
+    weight_files,
+)
 
 # How each public code counts time and what its network predicts, in terms of t = 1 noise.
 CONVENTIONS: dict[str, dict[str, Any]] = {
@@ -36,7 +46,8 @@ HEADS = {
     384: 6,
     192: 3,
 }  # of the published XL, L, B, S and of the minis here
-NULL = "t_embedder.null"
+NULL, TABLE = "t_embedder.null", "y_embedder.embedding_table.weight"
+ANCHOR, LAST = "x_embedder.proj.weight", "final_layer.linear.weight"
 # Defaults of diffusers' DiTTransformer2DModel; the first four make it the official DiT.
 DIFFUSERS_DIT = {
     "activation_fn": "gelu-approximate",
@@ -44,33 +55,18 @@ DIFFUSERS_DIT = {
     "norm_elementwise_affine": False,
     "norm_type": "ada_norm_zero",
 }
-DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 DIFFUSERS_SIZES = {"sample_size": 32, "num_attention_heads": 16, "norm_eps": 1e-5}
 
 
-def _existing(path: Path) -> Path:
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"no weights at {path}: check the path, or make them with `dvc repro`"
-        )
-    return Path(path)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file as hexadecimal text."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def verify(path: Path, expected: str) -> None:
-    """Check a file's SHA-256 against its 64 hexadecimal digits, or the first 8 or more; raises
-    ValueError, FileNotFoundError.
+    """Check the SHA-256 of a file, or of the weights in a folder of diffusers, against its 64
+    hexadecimal digits, or the first 8 or more; raises ValueError, FileNotFoundError.
     """
     if not re.fullmatch("[0-9a-fA-F]{8,64}", expected):
         raise ValueError(
             f"{expected!r} is no SHA-256: give its 64 hexadecimal digits, or the first 8 or more"
         )
-    found = sha256(_existing(path))
+    found = joined([sha256(file) for file in files_of(path)])
     if not found.startswith(expected.lower()):
         raise ValueError(
             f"{path} has the SHA-256 {found}, not {expected}: it is damaged or another version, "
@@ -89,45 +85,6 @@ def save_weights(path: Path, module: nn.Module, /, **metadata: str) -> None:
         part.write_bytes(serialized(state, {"nag": json.dumps(metadata, sort_keys=True)}))
 
 
-def read_file(path: Path) -> tuple[object, dict[str, str]]:
-    """Content of a safetensors file with our metadata, or of a PyTorch file with none; tensors are
-    mapped, not read.
-
-    Besides tensors and plain values, argparse.Namespace is let through, which SiT, DiT and REPA
-    keep beside their weights. That runs no code: restoring one only fills its `__dict__`, it has no
-    method of its own that unpickling would call, and the values in it pass the same unpickler.
-    Raises FileNotFoundError, or ValueError if truncated or in need of executing code."""
-    path = _existing(path)
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, json.loads(
-                    (file.metadata() or {}).get("nag", "{}")
-                )
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True), {}
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} is truncated or no weights file: fetch or make it again"
-        ) from error
-    except Exception as error:  # the unpickler's own error for anything else
-        raise ValueError(
-            f"{path} holds objects other than weights ({type(error).__name__}); it is not loaded, "
-            "since that would execute code: save its state_dict alone"
-        ) from error
-
-
-def named_tensors(content: object, path: Path) -> dict[str, Tensor]:
-    """`content`, if it is a state dict; raises ValueError naming the file it came from if not."""
-    if not isinstance(content, dict) or not all(
-        isinstance(value, Tensor) for value in content.values()
-    ):
-        raise ValueError(
-            f"{path} holds no named tensors: save a module's state_dict, or name the right file"
-        )
-    return content
-
-
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """State dict and metadata of a safetensors file or a PyTorch checkpoint (its "ema" if it has
     one).
@@ -135,9 +92,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises ValueError if it holds no named tensors, and what `read_file` raises.
     """
     content, metadata = read_file(path)
-    if isinstance(content, dict) and "ema" in content:
-        content = content["ema"]
-    return named_tensors(content, path), metadata
+    return state_in(content, path), metadata
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -148,7 +103,7 @@ def load_weights(path: Path, module: M) -> M:
 
     Raises ValueError listing missing and unknown keys or wrong shapes, and what `read_weights`
     raises."""
-    state, _ = read_weights(path)
+    state = plain_names(read_weights(path)[0], next(iter(module.state_dict())))
     _check_fit(module, state, path)
     module.load_state_dict(state)
     return module.eval().requires_grad_(False)
@@ -161,6 +116,11 @@ def _check_fit(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
         "unknown": sorted(state.keys() - own.keys()),
         "wrong shape": sorted(
             k for k in own.keys() & state.keys() if own[k].shape != state[k].shape
+        ),
+        "of whole numbers": sorted(
+            k
+            for k in own.keys() & state.keys()
+            if own[k].is_floating_point() and not state[k].is_floating_point()
         ),
     }
     if any(faults.values()):
@@ -191,20 +151,99 @@ def _build(config: ModelConfig, state: dict[str, Tensor], path: Path) -> DiT:
     return net.eval().requires_grad_(False)
 
 
-def infer_config(state: dict[str, Tensor], kind: str, heads: int | None = None) -> ModelConfig:
+class Found(NamedTuple):
+    """What a file holds: tensors, our metadata, and the arguments that SiT, DiT and REPA add."""
+
+    name: str
+    state: dict[str, Tensor]
+    metadata: dict[str, str]
+    arguments: dict
+
+    def has(self, start: str) -> bool:
+        """Whether the name of a tensor starts so."""
+        return any(key.startswith(start) for key in self.state)
+
+    def outputs(self) -> float:
+        """Output channels for each input channel; NaN in another layout."""
+        if not {ANCHOR, LAST} <= self.state.keys():
+            return math.nan
+        return self.state[LAST].shape[0] / self.state[ANCHOR][0].numel()
+
+    def classes(self) -> int | None:
+        """The number of classes that the arguments say, if the class table can be of it."""
+        told = self.arguments.get("num_classes")
+        rows = len(self.state.get(TABLE, ()))
+        return told if isinstance(told, int) and rows - told in (0, 1) else None
+
+    def says(self, model: str) -> bool:
+        """Whether the file's name or its argument `model` is one of the published networks'."""
+        names = (self.name, str(self.arguments.get("model", "")))
+        return any(re.match(f"{model}-(S|B|L|XL)[-/][248]", name) for name in names)
+
+
+# What gives a file away, and the kinds that it can be of.
+TELLING: list[tuple[str, Callable[[Found], bool], set[str]]] = [
+    ("this project's configuration", lambda f: "config" in f.metadata, {"nag"}),
+    ("tensors named projectors.*", lambda f: f.has("projectors."), {"repa"}),
+    ("tensors named transformer_blocks.*", lambda f: f.has("transformer_blocks."), {"diffusers"}),
+    ("a learned variance", lambda f: f.outputs() == 2, {"sit", "dit"}),
+    ("no learned variance", lambda f: f.outputs() == 1, {"repa", "dit"}),
+    ("REPA's arguments", lambda f: "proj_coeff" in f.arguments, {"repa"}),
+    ("the argument path_type", lambda f: "path_type" in f.arguments, {"sit", "repa"}),
+    ("the name of a DiT", lambda f: f.says("DiT"), {"dit"}),
+    ("the name of a SiT", lambda f: f.says("SiT"), {"sit", "repa"}),
+]
+
+
+def _refuse_another_kind(path: Path, kind: str, found: Found) -> None:
+    """Raise ValueError if something tells that a file is not of this kind, or that its network
+    predicts or travels in another way than the kind's published ones."""
+    for what, holds, kinds in TELLING:
+        if kind not in kinds and holds(found):
+            names = " or ".join(repr(other) for other in KINDS if other in kinds)
+            raise ValueError(f"{path} has {what}, so it is not of kind {kind!r}: name kind {names}")
+    wanted = {"prediction": ("v", "velocity"), "path_type": ("linear",)}
+    for name, values in wanted.items():
+        value = str(found.arguments.get(name, values[0])).lower()
+        if kind in ("sit", "repa") and value not in values:
+            raise ValueError(
+                f"{path} was trained with {name} {value}, while kind {kind!r} is of {values[0]}: "
+                "this network cannot be read"
+            )
+
+
+def infer_config(
+    state: dict[str, Tensor], kind: str, heads: int | None = None, classes: int | None = None
+) -> ModelConfig:
     """Every size of a DiT-layout network, read from the shapes of its weights.
 
-    The number of heads leaves no trace in them: published widths have a known one, else pass it (a
-    guess is announced). Raises ValueError if a key that the layout needs is missing."""
+    Two things leave no trace in them, and a guess is announced. Published widths have a known
+    number of `heads`. A table of `classes` rows has no row for "no class" (trained without class
+    dropout), one of `classes` + 1 has it as its last; unless given it is taken to be there, as in
+    the published 1001 rows. Raises ValueError if a key that the layout needs is missing, or a table
+    of other rows."""
     try:
-        width, channels, patch, _ = state["x_embedder.proj.weight"].shape
+        width, channels, patch, _ = state[ANCHOR].shape
         tokens = state["pos_embed"].shape[1]
-        out = state["final_layer.linear.weight"].shape[0] // patch**2
-        classes = state["y_embedder.embedding_table.weight"].shape[0] - 1
+        out = state[LAST].shape[0] // patch**2
+        rows = state[TABLE].shape[0]
     except (KeyError, ValueError) as error:
         raise ValueError(
             f"these weights are not in the DiT/SiT layout ({error}): check the file and its kind"
         ) from error
+    if classes is None:
+        classes = rows - 1
+        if rows != 1001 and kind != "diffusers":
+            warnings.warn(
+                f"{rows} rows of classes: assuming {classes} classes and a last row for none, pass "
+                f"classes={rows} if it was trained without class dropout",
+                stacklevel=3,
+            )
+    if rows - classes not in (0, 1):
+        raise ValueError(
+            f"the table of classes has {rows} rows, which is neither {classes} nor {classes + 1}: "
+            "check classes"
+        )
     depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
     if heads is None:
         heads = HEADS.get(width)
@@ -222,6 +261,7 @@ def infer_config(state: dict[str, Tensor], kind: str, heads: int | None = None) 
         depth=depth,
         heads=heads,
         classes=classes,
+        null_class=rows > classes,
         learn_sigma=out == 2 * channels,
         **CONVENTIONS[kind],
     )
@@ -262,9 +302,20 @@ def _diffusers_names(depth: int) -> dict[str, list[str]]:
 
 
 def transformer_folder(path: Path) -> Path:
-    """The folder of a saved DiTTransformer2DModel: `path` itself, or that in a pipeline's."""
-    inner = Path(path) / "transformer"
-    return inner if inner.is_dir() else Path(path)
+    """The folder of a saved DiTTransformer2DModel: `path` itself, that in a pipeline's, or that of
+    its weights.
+    """
+    path = Path(path)
+    inner = path / "transformer"
+    return inner if inner.is_dir() else path.parent if path.is_file() else path
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that hold a network's weights: the file itself, or those in a folder of diffusers;
+    raises FileNotFoundError.
+    """
+    path = Path(path)
+    return weight_files(transformer_folder(path)).files if path.is_dir() else [existing(path)]
 
 
 def _read_diffusers(folder: Path) -> tuple[dict[str, Tensor], dict]:
@@ -275,7 +326,7 @@ def _read_diffusers(folder: Path) -> tuple[dict[str, Tensor], dict]:
     keys; FileNotFoundError."""
     try:
         settings = (
-            DIFFUSERS_DIT | DIFFUSERS_SIZES | json.loads((folder / "config.json").read_text())
+            DIFFUSERS_DIT | DIFFUSERS_SIZES | json.loads((folder / "config.json").read_bytes())
         )
     except FileNotFoundError as error:
         raise FileNotFoundError(
@@ -290,7 +341,10 @@ def _read_diffusers(folder: Path) -> tuple[dict[str, Tensor], dict]:
         raise ValueError(
             f"{folder} has another architecture than DiT, which this project cannot run: {other}"
         )
-    state, _ = read_weights(folder / DIFFUSERS_WEIGHTS)
+    state = {}
+    for file in weight_files(folder).files:
+        state |= read_weights(file)[0]
+    state = plain_names(state, "pos_embed.proj.weight")
     positions = state.pop("pos_embed.pos_embed", None)  # a fixed table, saved by some versions
     depth = len({key.split(".")[1] for key in state if key.startswith("transformer_blocks.")})
     names, first = _diffusers_names(depth), "transformer_blocks.0.norm1.emb."
@@ -330,42 +384,64 @@ def _read_diffusers(folder: Path) -> tuple[dict[str, Tensor], dict]:
     return official, settings
 
 
-def load(path: Path, kind: str = "nag", heads: int | None = None, sha256: str | None = None) -> DiT:
+def load(
+    path: Path,
+    kind: str = "nag",
+    heads: int | None = None,
+    sha256: str | None = None,
+    classes: int | None = None,
+) -> DiT:
     """A network from our own file (kind "nag") or from released weights ("sit", "dit", "repa"), in
     evaluation mode.
 
     With kind "diffusers" `path` is the folder of a saved DiTTransformer2DModel or of its pipeline.
     Time direction and sign are converted here; a network without a null noise condition gets a zero
-    one, which must be trained before NAG means anything. With `sha256` the file, or the weights in
-    a folder, are checked first, see `verify`. Float32 weights are the file's own, mapped into
-    memory: training changes the network, never the file, which may be replaced meanwhile but not
-    written into. Raises ValueError for an unknown kind, another hash, keys or shapes;
-    FileNotFoundError."""
+    one, which must be trained before NAG means anything. `heads` and `classes` are what
+    `infer_config` cannot know. With `sha256` the file, or the weights in a folder, are checked
+    first, see `verify`. Float32 weights are the file's own, mapped into memory: training changes
+    the network, never the file, which may be replaced meanwhile but not written into. Raises
+    ValueError for an unknown kind, a file that is given away as one of another kind, another hash,
+    keys or shapes; FileNotFoundError."""
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}: choose one of {KINDS}")
     path = transformer_folder(path) if kind == "diffusers" else Path(path)
     if sha256 is not None:
-        verify(path / DIFFUSERS_WEIGHTS if kind == "diffusers" else path, sha256)
+        verify(path, sha256)
     if kind == "diffusers":
         state, settings = _read_diffusers(path)
         config = infer_config(state, kind, settings["num_attention_heads"])
         config = config.model_copy(update={"norm_eps": settings["norm_eps"]})
         return _build(config, state | {NULL: torch.zeros(config.width)}, path)
-    state, metadata = read_weights(path)
+    found = _read(path)
+    if kind == "nag" and "config" not in found.metadata:
+        other = "a null condition for load_null" if "base_sha256" in found.metadata else "no config"
+        raise ValueError(
+            f"{path} was not written by this project as a network ({other} in it): name its kind, "
+            f"one of {KINDS}"
+        )
     if kind == "nag":
-        if "config" not in metadata:
-            raise ValueError(
-                f"{path} was not written by this project (no config in it): name its kind, one of "
-                f"{KINDS}"
-            )
-        config = ModelConfig(**json.loads(metadata["config"]))
-    else:
-        state = {
-            k: v for k, v in state.items() if not k.startswith("projectors.")
-        }  # REPA's training-only heads
-        config = infer_config(state, kind, heads)
-        state.setdefault(NULL, torch.zeros(config.width))
-    return _build(config, state, path)
+        return _build(ModelConfig(**json.loads(found.metadata["config"])), found.state, path)
+    _refuse_another_kind(path, kind, found)
+    # REPA's projectors are heads of its training only
+    state = {key: v for key, v in found.state.items() if not key.startswith("projectors.")}
+    if ANCHOR not in state and (inside := prefixes(state, ANCHOR)):
+        others = sorted(key for key in state if not key.startswith(tuple(inside)))
+        raise ValueError(
+            f"{path} has networks under {' and '.join(sorted(inside))}"
+            + (f" and other tensors such as {others[0]}" if others else "")
+            + ": save the state_dict of the one that you mean"
+        )
+    config = infer_config(state, kind, heads, classes or found.classes())
+    return _build(config, {NULL: torch.zeros(config.width)} | state, path)
+
+
+def _read(path: Path) -> Found:
+    content, metadata = read_file(path)
+    state = plain_names(state_in(content, path), ANCHOR)
+    arguments = content.get("args") if isinstance(content, dict) else None
+    if isinstance(arguments, argparse.Namespace):
+        arguments = vars(arguments)
+    return Found(path.name, state, metadata, arguments if isinstance(arguments, dict) else {})
 
 
 def save(path: Path, net: DiT, /, **metadata: str) -> None:

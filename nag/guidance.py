@@ -163,7 +163,8 @@ class GuidedField:
     Terms whose weight is zero at t are not evaluated; what is left runs as one batch for each
     network. `nfe` counts network evaluations per image so far, `calls` the calls. x may be float64;
     the network sees float32, or bf16 by autocast. Where t is (B,), the weights must be the same for
-    all. Raises ValueError for a second network of another path."""
+    all. Raises ValueError for a second network of another path, and for a term that drops the class
+    of a network without a row for no class."""
 
     net: Network
     labels: Tensor
@@ -175,11 +176,18 @@ class GuidedField:
     def __post_init__(self) -> None:
         own = self.net.config.path
         for term in self.terms:
-            other = term.negative(self.net).net.config.path
-            if other != own:
+            config = term.negative(self.net).net.config
+            if config.path != own:
                 raise ValueError(
-                    f"{term.name}: its network is of the path {other!r}, the guided one of "
+                    f"{term.name}: its network is of the path {config.path!r}, the guided one of "
                     f"{own!r}: both must be of one path"
+                )
+            drops = term.drop_class and term.weight != 0
+            if drops and not getattr(config, "null_class", True):
+                raise ValueError(
+                    f"{term.name}: its network has no row for no class in its table (it was "
+                    "trained without class dropout), so its class cannot be dropped: leave this "
+                    "term out"
                 )
 
     def __call__(self, x: Tensor, t: float | Tensor) -> Tensor:

@@ -21,6 +21,24 @@ def noise_condition_dropout(count: int, probability: float, gen: torch.Generator
     return torch.rand(count, generator=gen) < probability
 
 
+def check_labels(labels: Tensor, config: ModelConfig, class_dropout: float = 0.0) -> None:
+    """Raise ValueError if a label is none of a network's classes 0, 1, …, or if classes are to be
+    dropped by a network without a row for no class.
+
+    The label `classes` would silently mean no class, and -1 fail without a word why."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= config.classes:
+        raise ValueError(
+            f"labels {low} to {high} for a network of {config.classes} classes: they must be 0 to "
+            f"{config.classes - 1}"
+        )
+    if class_dropout and not getattr(config, "null_class", True):
+        raise ValueError(
+            "the network has no row for no class in its table: train with class dropout 0, or "
+            "with a new table"
+        )
+
+
 def denoising_loss(
     images: Tensor | Source,
     labels: Tensor,
@@ -35,15 +53,19 @@ def denoising_loss(
     1000 levels. A network that learns its variance gets DiT's bound on top, the mean held fixed.
     `rows` of the batch are evaluated; random numbers are drawn for all of it, so that the parts
     make up the whole. With `input_perturbation` gamma > 0 the state alone has the noise eps + gamma
-    xi (DDPM-IP, Ning et al., 2023). Raises ValueError if it is negative."""
+    xi (DDPM-IP, Ning et al., 2023). Raises ValueError if it is negative, and the loss what
+    `check_labels` raises."""
     if input_perturbation < 0:
         raise ValueError(
             f"input_perturbation {input_perturbation} is negative: give 0 for none; the paper has "
             "0.1"
         )
 
+    extremes = torch.stack(labels.aminmax())
+
     def loss(net: DiT, index: Tensor, gen: torch.Generator, rows: slice = slice(None)) -> Tensor:
         config, device, count = net.config, next(net.parameters()).device, len(index)
+        check_labels(extremes, config, class_dropout)
         x0 = images(index, gen, rows) if callable(images) else images[index[rows]]
         shape = (count, *x0.shape[1:])
         t, eps = torch.rand(count, generator=gen), torch.randn(shape, generator=gen)
@@ -89,8 +111,9 @@ def condition_losses(
     net: DiT, images: Tensor, labels: Tensor, seed: int, bins: int = 4, batch: int = 500
 ) -> dict[str, dict[str, float]]:
     """Squared error on images (N, C, H, W) for each way of dropping conditions, by range of t; same
-    noise for all.
+    noise for all. Raises what `check_labels` raises.
     """
+    check_labels(labels, net.config, class_dropout=1.0)
     gen, device = generator(seed), next(net.parameters()).device
     t, eps = torch.rand(len(images), generator=gen), torch.randn(images.shape, generator=gen)
     place, table = (t * bins).long(), {}

@@ -22,9 +22,10 @@ class ModelConfig(BaseModel):
     """Sizes of a DiT/SiT network and how it counts time: native t = time_scale * t + time_offset,
     output times sign.
 
-    `freq_shift` shortens the divisor of the time frequencies, `norm_eps` is that of the norm before
-    each MLP: diffusers has its own of both. At their defaults they stay out of the JSON, which
-    names checkpoints and is kept in weight files."""
+    `null_class` says whether the class table has a row for no class, which CFG needs. `freq_shift`
+    shortens the divisor of the time frequencies, `norm_eps` is that of the norm before each MLP:
+    diffusers has its own of both. At their defaults these three stay out of the JSON, which names
+    checkpoints and is kept in weight files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,6 +44,7 @@ class ModelConfig(BaseModel):
     sign: float = 1.0
     freq_shift: float = Field(0.0, exclude_if=lambda value: value == 0.0)
     norm_eps: float = Field(1e-6, exclude_if=lambda value: value == 1e-6)
+    null_class: bool = Field(True, exclude_if=lambda value: value)
 
 
 def sincos_2d(width: int, side: int) -> Tensor:
@@ -90,11 +92,11 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """Class table with one extra row, index `classes`, for the null class."""
+    """Class table with one extra row, index `classes`, for the null class if there is one."""
 
-    def __init__(self, classes: int, width: int):
+    def __init__(self, classes: int, width: int, null_class: bool = True):
         super().__init__()
-        self.embedding_table = nn.Embedding(classes + 1, width)
+        self.embedding_table = nn.Embedding(classes + null_class, width)
 
     def forward(self, y: Tensor) -> Tensor:
         return self.embedding_table(y)
@@ -200,7 +202,7 @@ class DiT(nn.Module):
         c = config
         self.x_embedder = PatchEmbed(c.channels, c.patch, c.width)
         self.t_embedder = TimestepEmbedder(c.width, freq_shift=c.freq_shift)
-        self.y_embedder = LabelEmbedder(c.classes, c.width)
+        self.y_embedder = LabelEmbedder(c.classes, c.width, c.null_class)
         self.pos_embed = nn.Parameter(
             sincos_2d(c.width, c.input_size // c.patch)[None], requires_grad=False
         )

@@ -82,7 +82,10 @@ class TrainState:
     It is kept in the file `path`. `total` is the sum of the losses since the last record. Random
     numbers need no state, since those of a step follow from the seed and the step."""
 
-    def __init__(self, module: nn.Module, config: TrainConfig, path: Path, device: torch.device):
+    def __init__(
+        self, module: nn.Module, config: TrainConfig, path: Path, device: torch.device, size: int
+    ):
+        self.size = size
         self.module, self.config, self.path, self.device = module, config, path, device
         self.params = [p for p in module.parameters() if p.requires_grad]
         self.ema = [p.detach().clone() for p in self.params]
@@ -154,6 +157,7 @@ class TrainState:
                     "seconds": self.seconds,
                     "records": self.records,
                     "settings": self.config.model_dump_json(),
+                    "size": self.size,
                 },
             )
         distributed.barrier()  # torchrun would kill the writer if another left first
@@ -161,6 +165,11 @@ class TrainState:
     def load(self) -> None:
         """Go on from the file; raises ValueError if it is damaged or of another run."""
         saved = _read_checkpoint(self.path, self.config)
+        if saved.get("size", self.size) != self.size:
+            raise ValueError(
+                f"{self.path} is of a training on {saved['size']} images, not {self.size}: delete "
+                "it, or train under another name"
+            )
         try:
             self.module.load_state_dict(saved["model"])
         except RuntimeError as error:
@@ -240,7 +249,7 @@ def fit(
     device = best_device()
     module.to(device).train()
     gradient = _gradient(module, loss, config, micro_batch, device)
-    state = TrainState(module, config, checkpoint, device)
+    state = TrainState(module, config, checkpoint, device, size)
     if checkpoint.exists():
         state.load()
         yield from state.records

@@ -57,8 +57,8 @@ def autoencoder(folder):
 
 
 def released(path, kind):
-    """Random weights in the layout of the XL networks (patch 2, four channels, 1000 classes,
-    learned variance), of tiny width.
+    """Random weights in the layout of the XL networks (patch 2, four channels, learned variance),
+    of tiny width and for the miniature's classes.
 
     SiT's as the bare state dict that is released, DiT's as a training file with arguments.
     """
@@ -72,7 +72,7 @@ def released(path, kind):
             width=192,
             depth=1,
             heads=3,
-            classes=1000,
+            classes=len(CLASSES),
             learn_sigma=True,
             **conventions,
         )

@@ -67,6 +67,11 @@ def training(out: str, latents: str = "") -> tuple[Tensor | Callable, int]:
     return images, len(images)
 
 
+def identity(latents: str) -> list[str]:
+    """What names the content of a folder of latents in a key, nothing for Fashion-MNIST."""
+    return [open_latents(ROOT / latents).digest] if latents else []
+
+
 def held_out(latents: str, n: int) -> tuple[Tensor, Tensor]:
     """n held-out images (n, C, H, W) and their labels (n,): latents evenly spread over a folder, so
     over its classes, or the first Fashion-MNIST test images in [-1, 1]."""

@@ -13,9 +13,10 @@ from torch import Tensor
 from companion.experiments.images import BY_HAND, held_out
 from nag import checkpoint
 from nag.data.fashion_mnist import load_fashion_mnist
+from nag.data.published_files import digest
 from nag.interpolant import add_noise
 from nag.models import DiT
-from nag.pretrained.further_training import FurtherConfig, base_sha256, held_out_errors, run
+from nag.pretrained.further_training import FurtherConfig, held_out_errors, run
 from nag.pretrained.null_branch import INITIAL, add_null, load_null
 from nag.support import distributed
 from nag.support.device import best_device
@@ -92,7 +93,7 @@ def before(s: Settings) -> Before:
         norms[start] = net.t_embedder.null.norm().item()
         unaware[start] = held_out_errors(net, x0, labels, s.seed + 1)[1]
     net.t_embedder.null.data.copy_(own)
-    sha256 = base_sha256(source)
+    sha256 = digest(source)
     return Before(net, sha256, known, x0, labels, times, aware, unaware, norms)
 
 
@@ -225,7 +226,7 @@ def after(s: Settings, start: Before, specs: Mapping[str, FurtherConfig], kept: 
     for name, spec in specs.items():
         unaware[name], conditional[name] = _branches(s, start, spec)
     source = ROOT / (s.weights or f"results/weights/{s.family}.safetensors")
-    assert base_sha256(source) == start.sha256, "the network's own file has changed"
+    assert digest(source) == start.sha256, "the network's own file has changed"
     errors = {name: excess(e, start.aware, start.times) for name, e in unaware.items()}
     own = "known" if start.known else "zero"  # of a run that keeps the file's null vector
     compared = {}

@@ -17,8 +17,9 @@ from companion.experiments import study
 from companion.experiments.generate import Arm, SampleConfig
 from nag import checkpoint
 from nag.data import fashion_mnist
+from nag.data.published_files import digest
 from nag.models import DiT
-from nag.pretrained.further_training import FurtherConfig, base_sha256, run, subset
+from nag.pretrained.further_training import FurtherConfig, run, subset
 from nag.shift import estimated_times, forward_states, noise_shift
 from nag.support import distributed
 from nag.support.files import write_json
@@ -112,7 +113,7 @@ def further_config(
     }
     if "keep" in task.data:
         common["subset_seed"] = seed
-    key = settings.key(base_sha256(task.source), sorted(common.items()))
+    key = settings.key(digest(task.source), sorted(common.items()))
     return FurtherConfig(
         weights=str(task.source),
         **common,
@@ -359,7 +360,7 @@ def record(task: Task, found: Found, dataset: str) -> dict:
         "dataset": dataset or "fashion-mnist footwear",
         "steps": task.steps,
         "training": task.training,
-        "pretrained_sha256": base_sha256(task.source),
+        "pretrained_sha256": digest(task.source),
         "arms": with_settings(found.arms, found.chosen),
         "ratios": {base: x | {"paper": published[base]} for base, x in found.ratios.items()},
         "mean_ratio": means,

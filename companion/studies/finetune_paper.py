@@ -23,12 +23,14 @@ def task(dataset: str, latents: str, changes: Mapping, **settings) -> Task:
     """The recipe for a data set whose latents (notebook 13) are there; `changes` are of the recipe,
     `settings` the other ones of `Task`."""
     recipe, stored = finetuning_sets.recipe(**changes), open_latents(ROOT / latents)
+    kept = recipe.class_table == "keep"
     print(f"{len(stored):,} images of {len(stored.classes)} classes; the recipe:\n{recipe}")
     return Task(
         name=f"finetune-{dataset}",
-        classes=None if recipe.class_table == "keep" else len(stored.classes),
+        classes=None if kept else len(stored.classes),
         training=recipe.training(),
-        data={"latents": latents},
+        # A table that is kept has rows for more classes: those of the data take the first ones
+        data={"latents": latents} | ({"keep": list(range(len(stored.classes)))} if kept else {}),
         class_dropout=recipe.class_dropout,
         noise_dropout=recipe.noise_dropout,
         sampler=recipe.sampler,
@@ -43,7 +45,7 @@ def task(dataset: str, latents: str, changes: Mapping, **settings) -> Task:
 
 def reference(kept: Path, images: str, latents: str, extractor: str, size: int) -> Path:
     """Features of the images that were fine-tuned on, cropped as for their latents."""
-    made_of = open_latents(ROOT / latents).index["files_sha256"]
+    made_of = open_latents(ROOT / latents).digest
     key = hashlib.sha256(repr((made_of, size, extractor)).encode()).hexdigest()[:8]
     file = kept / f"reference-{key}.npz"
     if not file.exists():

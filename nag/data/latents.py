@@ -24,7 +24,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from tqdm import tqdm
 
-from nag.checkpoint import sha256
 from nag.data.fashion_mnist import to_float
 from nag.data.image_folder import batches, centre_crop, image_folder, shown
 from nag.data.published_files import remembered
@@ -33,6 +32,7 @@ from nag.support.device import best_device, resolve_precision
 from nag.support.distributed import barrier, start, stop
 from nag.support.files import atomic, read_json, write_json
 from nag.support.paths import ROOT
+from nag.support.weight_files import sha256
 
 __all__ = [
     "LatentSpec",
@@ -246,6 +246,15 @@ class Latents:
 
     def __len__(self) -> int:
         return self.index["images"]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is trained on: the shards' contents, the counts of the classes and the
+        scale, wherever the folder lies.
+        """
+        parts = [shard["sha256"] for shard in self.index["shards"]]
+        counts = [count for _, count in self.index["classes"]]
+        return hashlib.sha256(repr((parts, counts, self.scale)).encode()).hexdigest()
 
     def _shard(self, number: int) -> np.ndarray:
         if number not in self._open:

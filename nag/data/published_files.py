@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from nag.checkpoint import sha256
+from nag.checkpoint import files_of
 from nag.support.files import write_json
 from nag.support.paths import BUILD, DATA, ROOT
+from nag.support.weight_files import joined, sha256
 
 TABLE = ROOT / "imagenet" / "files.csv"
 WEIGHTS = DATA / "weights"
@@ -117,12 +118,14 @@ def find(name: str, folder: Path | str | None = None, download: bool = False) ->
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, remembered until the file changes; one named as a published file must be
-    that, where its hash is known.
+    """SHA-256 of a file, or of the weights in a folder of diffusers, remembered until a file
+    changes; one named as a published file must be that, where its hash is known.
 
     Raises FileNotFoundError, or ValueError for another file under a published name.
     """
     path = Path(path)
+    if path.is_dir():
+        return joined([_digest(file) for file in files_of(path)])
     if not path.is_file():
         raise FileNotFoundError(
             f"no file at {path}: check the path; imagenet/README.md says what to place where"

@@ -4,6 +4,7 @@ decoding.
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from nag.support.device import autocast, best_device, resolve_precision
 from nag.support.paths import ROOT
+from nag.support.weight_files import weight_files
 
 if TYPE_CHECKING:  # importing diffusers takes seconds
     from diffusers import AutoencoderKL
@@ -22,8 +24,8 @@ LAYOUT = (
 
 
 def load_vae(name: str) -> "AutoencoderKL":
-    """An AutoencoderKL in float32 from a local folder, from the `vae` folder of a pipeline, or by
-    its hub id.
+    """An AutoencoderKL in float32 from a local folder (.safetensors or .bin, whole or in shards, or
+    its only variant), from the `vae` folder of a pipeline, or by its hub id.
 
     Raises FileNotFoundError naming the files to place if it is nowhere, ValueError if it is
     incomplete or has more than a scaling factor between its latents and a network's."""
@@ -32,16 +34,20 @@ def load_vae(name: str) -> "AutoencoderKL":
     folder = ROOT / name
     folder = folder / "vae" if (folder / "vae").is_dir() else folder
     try:
+        local = folder.is_dir()
+        files, variant = weight_files(folder) if local else ([Path("of.safetensors")], "")
         vae, info = AutoencoderKL.from_pretrained(
-            str(folder) if folder.is_dir() else name,
-            use_safetensors=True,
+            str(folder) if local else name,
+            variant=variant or None,
+            use_safetensors=files[0].suffix.lower() == ".safetensors",  # else .bin, without code
             low_cpu_mem_usage=False,
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         if folder.is_dir():
             raise ValueError(
-                f"{folder} holds no autoencoder that can be read: place there the files of {LAYOUT}"
+                f"{folder} holds no autoencoder that can be read ({str(error).splitlines()[0]}): "
+                f"place there the files of {LAYOUT}"
             ) from error
         raise FileNotFoundError(
             f"no autoencoder {name!r}: it is no folder and cannot be had from the Hugging Face hub "

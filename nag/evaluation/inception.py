@@ -22,7 +22,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torchvision.transforms.functional import normalize
 from tqdm import tqdm
 
-from nag.checkpoint import load_weights
+from nag.checkpoint import load_weights, read_weights
 from nag.data.fashion_mnist import to_float
 from nag.data.published_files import find, record
 from nag.evaluation.fashion_classifier import Extractor
@@ -34,18 +34,6 @@ Record = dict[str, str | int]
 SPATIAL_CHANNELS = 7
 # The code that goes with the weights, at one revision: torch.hub runs what it fetches.
 DINOV2 = "facebookresearch/dinov2:7764ea0f912e53c92e82eb78a2a1631e92725fc8"
-
-
-def _state(path: Path) -> dict[str, Tensor]:
-    """A state dict, no code executed; not memory-mapped, since Inception's file is older than the
-    format for that.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler's, the archive's or the file system's
-        raise ValueError(
-            f"{path} does not have plain weights ({type(error).__name__}): fetch it again"
-        ) from error
 
 
 def _nhwc(activations: Tensor) -> Tensor:
@@ -64,7 +52,7 @@ def inception(weights: Path | None = None) -> tuple[Extract, Record]:
     path = weights or find("inception", download=True)
     # torch-fidelity reads a file as a pickle that may run code, so it gets a copy of the tensors
     buffer = io.BytesIO()
-    torch.save(_state(path), buffer)
+    torch.save(read_weights(path)[0], buffer)
     buffer.seek(0)
     try:
         net = FeatureExtractorInceptionV3(
@@ -142,7 +130,7 @@ def dinov2(weights: Path | None = None) -> tuple[Extract, Record]:
             f"as {place}"
         ) from error
     try:
-        net.load_state_dict(_state(path))
+        net.load_state_dict(read_weights(path)[0])
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit DINOv2's ViT-L/14: fetch it again") from error
     net = net.to(best_device()).eval().requires_grad_(False)

@@ -10,12 +10,16 @@ from nag.support.files import write_torch
 
 KINDS = ("sit", "dit", "repa")
 # What no change of weights converts.
-FIXED = ("prediction", "path", "time_scale", "time_offset", "freq_shift", "norm_eps")
+FIXED = (
+    *("prediction", "path", "time_scale", "time_offset", "freq_shift", "norm_eps"),
+    "learn_sigma",
+)
 
 
 def _unlike(config: ModelConfig, kind: str) -> tuple[dict, dict]:
     """What the network has and what `kind` has, where they differ beyond conversion."""
-    target = ModelConfig(**checkpoint.CONVENTIONS[kind])
+    learns = {"sit": True, "repa": False}.get(kind, config.learn_sigma)  # DiT's may or may not
+    target = ModelConfig(**checkpoint.CONVENTIONS[kind], learn_sigma=learns)
     names = [name for name in FIXED if getattr(config, name) != getattr(target, name)]
     if abs(config.sign) != abs(target.sign):
         names.append("sign")
@@ -31,11 +35,12 @@ def export(path: Path, net: DiT, kind: str, null: bool = False) -> None:
     What `load` gave comes back bit for bit, except REPA's projectors and the number of heads, which
     the layout does not keep. An opposite sign of the output is converted by negating the last
     layer, which is exact. Another prediction, path, spacing of time frequencies, norm or count of
-    time is refused: even the mere reversal of time between SiT and REPA, a rotation of the (cos,
-    sin) pairs before the time MLP, would hold only up to rounding. Networks trained here count as
-    REPA (path "linear") or as DiT do. The null noise condition is left out, since the public codes
-    refuse unknown keys; `null=True` keeps it. Atomic and, for equal weights, byte for byte the
-    same. Raises ValueError, OSError."""
+    time is refused, and a variance where the public network has none or none where it has one: even
+    the mere reversal of time between SiT and REPA, a rotation of the (cos, sin) pairs before the
+    time MLP, would hold only up to rounding. Networks trained here count as REPA (path "linear") or
+    as DiT do. The null noise condition is left out, since the public codes refuse unknown keys;
+    `null=True` keeps it. Atomic and, for equal weights, byte for byte the same. Raises ValueError,
+    OSError."""
     if kind not in KINDS:
         raise ValueError(f"unknown official kind {kind!r}: choose one of {KINDS}")
     if Path(path).suffix != ".pt":

@@ -7,7 +7,7 @@ torch.distributed.run … -m nag.pretrained.further_training spec.json`."""
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pandas as pd
 import torch
@@ -20,8 +20,8 @@ from nag.data.latents import latent_source, open_latents
 from nag.data.published_files import digest
 from nag.ddpm import discretise
 from nag.interpolant import add_noise
-from nag.losses import denoising_loss, target
-from nag.models import DiT, Source
+from nag.losses import check_labels, denoising_loss, target
+from nag.models import DiT, ModelConfig, Source
 from nag.pretrained.null_branch import add_null, save_null, separate_branch
 from nag.support import distributed, paths
 from nag.support.device import best_device
@@ -29,15 +29,8 @@ from nag.support.files import read_json, write_csv, write_json
 from nag.support.rng import generator
 from nag.train import TrainConfig, train
 
-TABLE = "y_embedder.embedding_table.weight"
-HOW = {
-    "weights",
-    "checkpoint",
-    "out",
-    "save_steps",
-    "micro_batch",
-    "log_steps",
-}  # may change between a run and its resumption
+# What may change between a run and its resumption; data and weights count by their content.
+HOW = {"weights", "latents", "checkpoint", "out", "save_steps", "micro_batch", "log_steps"}
 
 
 class FurtherConfig(BaseModel):
@@ -45,16 +38,17 @@ class FurtherConfig(BaseModel):
 
     Data are a folder of latents, or Fashion-MNIST's `split` where `latents` is empty; of them only
     the classes `keep` (relabelled 0, 1, …), and of each class `images_per_class` chosen by
-    `subset_seed`. With `classes` a new class table has so many. Mode "all" trains the
-    whole network with both dropouts; "null" only the null vector and `layers` in a twin, on samples
-    that all have no noise level: `noise_dropout` does not matter there. `null_init` "keep" is the
-    file's own null vector."""
+    `subset_seed`. `heads` and `num_classes` are what `checkpoint.infer_config` cannot know. With
+    `classes` a new class table has so many. Mode "all" trains the whole network with both dropouts;
+    "null" only the null vector and `layers` in a twin, on samples that all have no noise level:
+    `noise_dropout` does not matter there. `null_init` "keep" is the file's own null vector."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weights: str
     kind: Literal["nag", "sit", "repa", "dit", "diffusers"] = "nag"
     heads: int | None = Field(None, ge=1)
+    num_classes: int | None = Field(None, ge=1, exclude_if=lambda value: value is None)
     latents: str = ""
     data: Literal["fashion-mnist"] = "fashion-mnist"
     split: Literal["train", "test"] = "train"
@@ -131,40 +125,66 @@ def renew_classes(net: DiT, classes: int, seed: int) -> DiT:
     the rest is shared.
     """
     with torch.device("meta"):
-        fresh = DiT(net.config.model_copy(update={"classes": classes}))
+        fresh = DiT(net.config.model_copy(update={"classes": classes, "null_class": True}))
     table = 0.02 * torch.randn(classes + 1, net.config.width, generator=generator(seed, 3))
-    fresh.load_state_dict(net.state_dict() | {TABLE: table}, assign=True)
+    fresh.load_state_dict(net.state_dict() | {checkpoint.TABLE: table}, assign=True)
     return fresh
 
 
-def base_sha256(weights: Path) -> str:
-    """SHA-256 of the file that holds a network's weights, checked where known; of a diffusers
-    folder, of the transformer's.
-    """
-    if weights.is_dir():
-        weights = checkpoint.transformer_folder(weights) / checkpoint.DIFFUSERS_WEIGHTS
-    return digest(weights)
+class Examples(NamedTuple):
+    """What is trained on: images or their source, labels (M,), the shape (C, H, W) of one image,
+    the number of classes, and the digest of the whole data."""
+
+    images: Tensor | Source
+    labels: Tensor
+    shape: tuple[int, ...]
+    classes: int
+    digest: str
 
 
-def _examples(config: FurtherConfig) -> tuple[Tensor | Source, Tensor, tuple[int, ...]]:
-    """Images or their source, labels (M,) and the shape (C, H, W) of one image."""
-    if config.latents:
-        stored = open_latents(paths.ROOT / config.latents)
-        source, labels, shape = latent_source(stored), stored.labels, stored.shape
-    else:
-        images, labels = fashion_mnist.load_fashion_mnist(config.split)
-        shape = tuple(images.shape[1:])
-    positions, numbers = subset(labels, config.keep, config.images_per_class, config.subset_seed)
+def _examples(config: FurtherConfig) -> Examples:
+    choice = (config.keep, config.images_per_class, config.subset_seed)
     if not config.latents:
-        return fashion_mnist.to_float(images[positions]), numbers, shape
-    return (lambda index, gen, rows: source(positions[index], gen, rows)), numbers, shape
+        images, labels = fashion_mnist.load_fashion_mnist(config.split)
+        positions, labels = subset(labels, *choice)
+        count, shape = len(config.keep or fashion_mnist.CLASSES), tuple(images.shape[1:])
+        chosen = fashion_mnist.to_float(images[positions])
+        return Examples(chosen, labels, shape, count, f"fashion-mnist {config.split}")
+    stored = open_latents(paths.ROOT / config.latents)
+    source, count = latent_source(stored), len(config.keep or stored.classes)
+    positions, labels = subset(stored.labels, *choice)
+
+    def chosen_source(index: Tensor, gen: torch.Generator, rows: slice) -> Tensor:
+        return source(positions[index], gen, rows)
+
+    return Examples(chosen_source, labels, stored.shape, count, stored.digest)
+
+
+def _check_fit(data: Examples, config: FurtherConfig, network: ModelConfig) -> None:
+    """Raise ValueError if images or labels are not what the network is for.
+
+    Labels come from the order of the class folders: with one missing, all later ones would move."""
+    shape = (network.channels, network.input_size, network.input_size)
+    if data.shape != shape:
+        raise ValueError(
+            f"images {data.shape} do not fit a network for {shape}: change the data or the network"
+        )
+    if data.classes != network.classes and config.keep is None:
+        raise ValueError(
+            f"data of {data.classes} classes do not fit a network of {network.classes} classes, as "
+            "labels would move with a class that is missing: complete the class folders, name the "
+            "classes to keep, or start a new table with classes"
+        )
+    check_labels(data.labels, network, config.class_dropout)
 
 
 def prepare(config: FurtherConfig) -> tuple[DiT, DiT]:
     """The network and what of it is trained, on the best device: itself in mode "all", its twin in
     mode "null".
     """
-    net = checkpoint.load(paths.ROOT / config.weights, config.kind, config.heads)
+    net = checkpoint.load(
+        paths.ROOT / config.weights, config.kind, config.heads, classes=config.num_classes
+    )
     if config.classes:
         net = renew_classes(net, config.classes, config.train.seed)
     net.to(best_device())
@@ -176,16 +196,16 @@ def prepare(config: FurtherConfig) -> tuple[DiT, DiT]:
     return net, net
 
 
-def _claim(config: FurtherConfig, state: Path, base: str) -> None:
+def _claim(config: FurtherConfig, state: Path, base: str, data: str) -> None:
     """Note beside the checkpoint what it is of; raises ValueError if one is there already of
     another run.
 
-    What `fit` itself compares, the training settings, does not name the network or the data.
+    What `fit` itself compares, the training settings, does not name the network or the data, which
+    count by their content.
     """
-    note, mine = (
-        state.with_suffix(".json"),
-        config.model_dump(mode="json", exclude=HOW) | {"base_sha256": base},
-    )
+    note = state.with_suffix(".json")
+    mine = config.model_dump(mode="json", exclude=HOW)
+    mine |= {"base_sha256": base, "data_sha256": data}
     if state.exists() and (not note.exists() or read_json(note) != mine):
         raise ValueError(
             f"{state} is of another network, other data or settings: delete it, or train under "
@@ -211,28 +231,21 @@ def run(config: FurtherConfig) -> list[dict]:
     "null" a file for `null.load_null` (float32). The process of rank 0 writes; the state stays
     until `forget`. Raises ValueError if the data do not fit the network, and what
     `checkpoint.load`, `separate_branch`, `open_latents` and `fit` raise."""
-    images, labels, shape = _examples(config)
+    data = _examples(config)
     net, trained = prepare(config)
-    size, c = len(labels), net.config
-    if shape != (c.channels, c.input_size, c.input_size) or labels.max() >= c.classes:
-        raise ValueError(
-            f"images {shape} of {int(labels.max()) + 1} classes do not fit a network for "
-            f"{(c.channels, c.input_size, c.input_size)} and {c.classes} classes: change the data, "
-            "keep or classes"
-        )
+    _check_fit(data, config, net.config)
     state, out, base = (
         paths.ROOT / config.checkpoint,
         paths.ROOT / config.out,
-        base_sha256(paths.ROOT / config.weights),
+        digest(paths.ROOT / config.weights),
     )
-    _claim(config, state, base)
-    loss = denoising_loss(
-        images, labels, config.class_dropout, 1.0 if config.mode == "null" else config.noise_dropout
-    )
+    _claim(config, state, base, data.digest)
+    dropped = 1.0 if config.mode == "null" else config.noise_dropout
+    loss = denoising_loss(data.images, data.labels, config.class_dropout, dropped)
     records = train(
         trained,
         loss,
-        size,
+        len(data.labels),
         config.train,
         state,
         log_every=config.log_steps,
@@ -261,6 +274,7 @@ def held_out_errors(
 
     Times are stratified and, like the noise, decided by the seed, so that two networks are compared
     in pairs."""
+    check_labels(labels, net.config)
     gen, device = generator(seed), next(net.parameters()).device
     t, eps = (
         (torch.randperm(len(x0), generator=gen) + 0.5) / len(x0),

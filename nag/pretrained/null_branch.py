@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
-from nag.checkpoint import NULL, named_tensors, read_file
+from nag.checkpoint import NULL
 from nag.ddpm import LEVELS
 from nag.models import DiT
 from nag.support.files import atomic
+from nag.support.weight_files import named_tensors, read_file
 
 
 def _embedding(net: DiT, t: Tensor) -> Tensor:
@@ -131,7 +132,7 @@ def load_null(path: Path, net: DiT, base_sha256: str | None = None) -> DiT:
     """The twin of `net` that `save_null` wrote, in evaluation mode.
 
     Raises ValueError if it was made for another file than the one of `base_sha256`, or for a
-    network of another shape, and what `checkpoint.read_file` raises."""
+    network of another shape, and what `read_file` raises."""
     content, metadata = read_file(path)
     state = named_tensors(content, path)
     if "base_sha256" not in metadata:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import struct
+import warnings
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from companion.experiments import bench
 from companion.experiments.overhead import highest_allocation
 from nag import checkpoint
 from nag.models import DiT, ModelConfig
+from nag.pretrained.null_branch import save_null, separate_branch
 from nag.support.paths import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -194,6 +196,136 @@ def test_released_weights_get_a_zero_null_condition_and_keep_their_own(tmp_path)
     assert torch.equal(
         checkpoint.load(tmp_path / "tuned.pt", "sit", heads=4).t_embedder.null, torch.ones(48)
     )
+
+
+def golden_state(kind):
+    return torch.load(GOLDEN / f"{kind}_tiny.pt", weights_only=True)
+
+
+def stripped(state):
+    return {key: value for key, value in state.items() if not key.startswith("projectors.")}
+
+
+SIT_ARGS = dict(model="SiT-XL/2", path_type="Linear", prediction="velocity")
+REPA_ARGS = dict(model="SiT-XL/2", path_type="linear", prediction="v", proj_coeff=0.5)
+
+
+@pytest.mark.parametrize(
+    "of, kind, change, words",
+    [
+        ("repa", "sit", dict(projectors=True), r"tensors named projectors\.\*.*: name kind 'repa'"),
+        ("repa", "dit", dict(projectors=True), r"projectors\.\*.*: name kind 'repa'"),
+        ("repa", "sit", {}, "no learned variance.*: name kind 'repa' or 'dit'"),
+        ("sit", "repa", {}, "a learned variance.*: name kind 'sit' or 'dit'"),
+        ("dit", "repa", {}, "a learned variance.*: name kind 'sit' or 'dit'"),
+        ("sit", "dit", dict(args=SIT_ARGS), "the argument path_type.*: name kind 'sit' or 'repa'"),
+        ("sit", "dit", dict(args=dict(model="SiT-B/4")), "the name of a SiT.*'sit' or 'repa'"),
+        ("dit", "sit", dict(args=dict(model="DiT-XL/2")), "the name of a DiT.*: name kind 'dit'"),
+        ("dit", "sit", dict(name="DiT-XL-2-256x256.pt"), "the name of a DiT.*: name kind 'dit'"),
+        ("sit", "dit", dict(name="SiT-XL-2-256.pt"), "the name of a SiT.*'sit' or 'repa'"),
+        ("repa", "dit", dict(args=REPA_ARGS), "REPA's arguments.*: name kind 'repa'"),
+        (
+            "sit",
+            "sit",
+            dict(args=SIT_ARGS | {"prediction": "noise"}),
+            "trained with prediction noise",
+        ),
+        ("sit", "sit", dict(args=SIT_ARGS | {"path_type": "GVP"}), "trained with path_type gvp"),
+        ("repa", "repa", dict(args=REPA_ARGS | {"path_type": "cosine"}), "with path_type cosine"),
+    ],
+)
+def test_a_file_of_one_project_is_not_read_as_anothers(tmp_path, of, kind, change, words):
+    """A REPA file read as SiT's gave the opposite velocity without a word."""
+    state, path = stripped(golden_state(of)), tmp_path / change.get("name", "a.pt")
+    if "projectors" in change:
+        state["projectors.0.0.weight"] = torch.ones(3, 48)
+    args = change.get("args")
+    torch.save({"ema": state, "args": argparse.Namespace(**args)} if args else state, path)
+    with pytest.raises(ValueError, match=f"{path.name} (has|was) .*{words}"):
+        checkpoint.load(path, kind, heads=4)
+
+
+@pytest.mark.parametrize(
+    "kind, args", [("sit", SIT_ARGS), ("repa", REPA_ARGS), ("dit", dict(model="DiT-S/2"))]
+)
+@pytest.mark.parametrize("form", [dict, lambda **args: argparse.Namespace(**args)])
+def test_a_file_of_its_own_kind_is_read(tmp_path, kind, args, form):
+    state = golden_state(kind)
+    args = form(**args, num_classes=len(state[checkpoint.TABLE]) - 1)
+    torch.save({"ema": state, "args": args}, tmp_path / "a.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the arguments say the number of classes
+        net = checkpoint.load(tmp_path / "a.pt", kind, heads=4)
+    assert net.config == checkpoint.load(GOLDEN / f"{kind}_tiny.pt", kind, heads=4).config
+
+
+@pytest.mark.parametrize("kind", checkpoint.CONVENTIONS)
+def test_a_file_of_ours_is_not_read_as_a_released_one(saved, kind):
+    words = "config.json" if kind == "diffusers" else "has this project's configuration.*'nag'"
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        checkpoint.load(saved[1], kind)
+
+
+def test_a_null_condition_is_not_taken_for_a_network(saved, tmp_path):
+    save_null(tmp_path / "null.safetensors", separate_branch(saved[0]), "0" * 64)
+    with pytest.raises(ValueError, match="as a network .a null condition for load_null in it"):
+        checkpoint.load(tmp_path / "null.safetensors")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "net.", "module.model."])
+@pytest.mark.parametrize("wrap", [None, "model", "state_dict", "ema"])
+@pytest.mark.parametrize("suffix", [".pt", ".SAFETENSORS"])
+def test_a_wrapped_network_is_the_network(tmp_path, prefix, wrap, suffix):
+    state = {f"{prefix}{key}": value for key, value in golden_state("sit").items()}
+    if suffix == ".pt":
+        torch.save({wrap: state, "step": 7} if wrap else state, tmp_path / "a.pt")
+    else:
+        save_file(state, tmp_path / "a.SAFETENSORS")
+    found = checkpoint.load(tmp_path / f"a{suffix}", "sit", heads=4).state_dict()
+    plain = checkpoint.load(GOLDEN / "sit_tiny.pt", "sit", heads=4).state_dict()
+    assert all(torch.equal(found[key], value) for key, value in plain.items())
+
+
+def test_a_network_among_other_tensors_is_named_not_guessed(tmp_path):
+    state = golden_state("sit")
+    two = {f"{name}.{key}": value for name in ("model", "ema") for key, value in state.items()}
+    torch.save({"state_dict": two}, tmp_path / "two.ckpt")
+    with pytest.raises(ValueError, match=r"two\.ckpt has networks under ema\. and model\.: save"):
+        checkpoint.load(tmp_path / "two.ckpt", "sit")
+    one = {f"net.{key}": value for key, value in state.items()} | {"vae.a": torch.ones(1)}
+    torch.save(one, tmp_path / "one.ckpt")
+    with pytest.raises(ValueError, match=r"under net\. and other tensors such as vae\.a: save"):
+        checkpoint.load(tmp_path / "one.ckpt", "sit")
+
+
+def test_a_class_table_without_a_row_for_no_class(tmp_path):
+    """Ten rows may be ten classes, or nine and one for none: only the caller or the file knows."""
+    state = golden_state("sit")
+    state[checkpoint.TABLE] = state[checkpoint.TABLE][:10]
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.warns(UserWarning, match="10 rows of classes: assuming 9 classes .* classes=10"):
+        guessed = checkpoint.load(tmp_path / "a.pt", "sit", heads=4)
+    assert guessed.config.classes == 9 and guessed.config.null_class
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bare = checkpoint.load(tmp_path / "a.pt", "sit", heads=4, classes=10)
+        nine = checkpoint.load(tmp_path / "a.pt", "sit", heads=4, classes=9)
+    assert bare.config.classes == 10 and not bare.config.null_class and nine.config.null_class
+    for wrong in (8, 11):
+        with pytest.raises(ValueError, match=f"10 rows, which is neither {wrong} nor {wrong + 1}"):
+            checkpoint.load(tmp_path / "a.pt", "sit", heads=4, classes=wrong)
+    args = argparse.Namespace(num_classes=10, model="SiT-S/2")
+    torch.save({"ema": state, "args": args}, tmp_path / "b.pt")
+    assert checkpoint.load(tmp_path / "b.pt", "sit", heads=4).config == bare.config
+    args.num_classes = 1000  # a default that was not heeded
+    torch.save({"ema": state, "args": args}, tmp_path / "b.pt")
+    with pytest.warns(UserWarning, match="assuming 9 classes"):
+        checkpoint.load(tmp_path / "b.pt", "sit", heads=4)
+    checkpoint.save(tmp_path / "c.safetensors", bare)
+    again = checkpoint.load(tmp_path / "c.safetensors")
+    assert again.config == bare.config
+    x, t, y = torch.randn(2, 4, 8, 8), torch.tensor([0.2, 0.7]), torch.tensor([0, 9])
+    assert torch.equal(bare(x, t, y), guessed(x, t, y))
 
 
 def released(kind, name, input_size=32, learn_sigma=True):
@@ -403,10 +535,10 @@ def test_the_hash_of_a_file_is_checked_before_it_is_loaded(official_file):
 
 @pytest.mark.parametrize("inner", ["", "transformer"])
 def test_of_a_folder_the_hash_is_that_of_its_weights(tmp_path, inner):
-    file = tmp_path / inner / checkpoint.DIFFUSERS_WEIGHTS
+    file = tmp_path / inner / "diffusion_pytorch_model.safetensors"
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(b"weights")
-    with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.safetensors has the SHA-256"):
+    with pytest.raises(ValueError, match=f"{tmp_path}.* has the SHA-256"):
         checkpoint.load(tmp_path, "diffusers", sha256="0" * 64)
     with pytest.raises(FileNotFoundError, match="no config.json"):
         checkpoint.load(tmp_path, "diffusers", sha256=hashlib.sha256(b"weights").hexdigest())

@@ -11,6 +11,8 @@ from diffusers import DiTTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from nag import checkpoint
+from nag.data import published_files
+from nag.data.published_files import digest
 from nag.models import DiT, ModelConfig
 
 SIZES = dict(
@@ -38,6 +40,11 @@ def build(**changes):
     for block in net.transformer_blocks[1:]:
         block.norm1.emb.load_state_dict(net.transformer_blocks[0].norm1.emb.state_dict())
     return net
+
+
+@pytest.fixture(autouse=True)
+def checksums(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(published_files, "CHECKSUMS", tmp_path_factory.mktemp("checksums"))
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +151,38 @@ def test_unlike_copies_of_an_embedder_are_refused(folder):
         checkpoint.load(folder, "diffusers")
 
 
+@pytest.mark.parametrize("variant", [None, "fp16"])
+@pytest.mark.parametrize("shard", ["10GB", "60KB"])
+@pytest.mark.parametrize("safe", [True, False])
+def test_every_way_that_diffusers_saves(original, tmp_path, variant, shard, safe):
+    net = build().to(torch.float16 if variant else torch.float32)
+    net.save_pretrained(tmp_path, safe_serialization=safe, variant=variant, max_shard_size=shard)
+    files = [path for path in tmp_path.iterdir() if path.suffix != ".json"]
+    assert (len(files) > 1) == (shard == "60KB") and not (safe and list(tmp_path.glob("*.bin")))
+    found = checkpoint.load(tmp_path, "diffusers").state_dict()
+    plain = checkpoint.load(original[1], "diffusers").state_dict()
+    for key, value in plain.items():
+        rounded = value.half().float() if variant and key != "pos_embed" else value
+        assert torch.equal(found[key], rounded), key
+    for right in (digest(tmp_path), digest(tmp_path)[:8]):
+        checkpoint.load(tmp_path, "diffusers", sha256=right)
+    with pytest.raises(ValueError, match="has the SHA-256"):
+        checkpoint.load(tmp_path, "diffusers", sha256="0" * 64)
+    inside = files[0] if shard == "10GB" else tmp_path / "config.json"
+    assert (
+        checkpoint.load(inside, "diffusers").config == checkpoint.load(tmp_path, "diffusers").config
+    )
+
+
+def test_a_file_of_diffusers_is_not_in_the_official_layout(folder):
+    with pytest.raises(
+        ValueError, match=r"tensors named transformer_blocks.*: name kind 'diffusers'"
+    ):
+        checkpoint.load(folder / WEIGHTS, "dit")
+    with pytest.raises(FileNotFoundError, match="is a folder: name the file .* kind 'diffusers'"):
+        checkpoint.load(folder, "dit")
+
+
 def test_another_architecture_a_cut_file_and_a_wrong_folder(folder, tmp_path):
     with pytest.raises(
         FileNotFoundError, match="no config.json in .*give the folder of a diffusers DiT"
@@ -161,7 +200,9 @@ def test_another_architecture_a_cut_file_and_a_wrong_folder(folder, tmp_path):
     with pytest.raises(ValueError, match="is truncated"):
         checkpoint.load(folder, "diffusers")
     (folder / WEIGHTS).unlink()
-    with pytest.raises(FileNotFoundError, match="no weights at"):
+    with pytest.raises(
+        FileNotFoundError, match="no weights in .*copy: place diffusion_pytorch_model"
+    ):
         checkpoint.load(folder, "diffusers")
 
 

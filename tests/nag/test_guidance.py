@@ -311,6 +311,16 @@ def test_a_second_network_of_another_path_is_refused():
         GuidedField(Toy(), LABELS, [domain(1.5, Toy(path="cosine"))])
 
 
+def test_the_class_of_a_network_without_a_row_for_none_cannot_be_dropped(tiny, x):
+    """Its table has `classes` rows, so that the index of no class would be out of it."""
+    bare, whole = tiny(channels=4, null_class=False), tiny(channels=4)
+    for net, term in ((bare, classifier_free(2.0)), (whole, domain(2.0, bare))):
+        with pytest.raises(ValueError, match=f"{term.name}: its network has no row for no class"):
+            GuidedField(net, LABELS % 3, [term])
+    field = GuidedField(bare, LABELS % 3, [noise_awareness(2.0), classifier_free(1.0)])
+    assert field(torch.randn(B, 4, 8, 8), T).isfinite().all()
+
+
 def test_compiled_networks_guide_as_plain_ones(tiny):
     """A compiled module has no truth value of its own, so nothing may ask for it."""
     net, other, x = tiny(classes=CLASSES), tiny(classes=CLASSES), torch.randn(B, 1, 8, 8)

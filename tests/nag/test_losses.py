@@ -183,6 +183,28 @@ def test_the_loss_trains_what_the_network_predicts(prediction):
     assert value < 1e-6
 
 
+@pytest.mark.parametrize("labels", [[1, 10], [-1, 0], [255, 3]])
+def test_labels_that_are_no_classes_are_refused(labels):
+    """1 to 10 for ten classes: 10 would silently mean no class."""
+    images, labels = torch.zeros(2, 1, 1, 1), torch.tensor(labels)
+    words = f"labels {labels.min()} to {labels.max()} for a network of 10 classes: .* 0 to 9"
+    loss = denoising_loss(images, labels, 0.1, 0.1)
+    with pytest.raises(ValueError, match=words):  # also where the batch holds none of them
+        loss(Recorder(), labels.abs().argmin()[None], torch.Generator())
+    with pytest.raises(ValueError, match=words):
+        condition_losses(Recorder(), images, labels, 0)
+
+
+def test_classes_are_not_dropped_without_a_row_for_none(tiny):
+    net = tiny(null_class=False)
+    images, labels = torch.zeros(2, 1, 8, 8), torch.tensor([0, 2])
+    with pytest.raises(ValueError, match="no row for no class .*class dropout 0"):
+        denoising_loss(images, labels, 0.1, 0.1)(net, torch.arange(2), torch.Generator())
+    assert denoising_loss(images, labels, 0.0, 0.1)(net, torch.arange(2), torch.Generator()) > 0
+    with pytest.raises(ValueError, match="no row for no class"):
+        condition_losses(net, images, labels, 0)
+
+
 def test_recorder_and_interpolant_agree():
     """The closed forms above restate the path; this ties them to the package's."""
     x0, eps, t = torch.full((2, 1, 1, 1), 2.0), torch.randn(2, 1, 1, 1), torch.tensor([0.2, 0.9])

@@ -191,6 +191,12 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, build, loss):
         run(build(), loss, tmp_path / "a.pt", config(lr=2e-3))
 
 
+def test_a_checkpoint_of_other_data_is_refused(tmp_path, build, loss):
+    list(fit(build(), loss, 20, config(), tmp_path / "a.pt"))
+    with pytest.raises(ValueError, match=r"a\.pt is of a training on 20 images, not 19: delete it"):
+        list(fit(build(), loss, 19, config(), tmp_path / "a.pt"))
+
+
 def test_a_checkpoint_of_another_network_is_refused(tmp_path, build, tiny, loss):
     run(build(), loss, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"a\.pt"):

@@ -22,7 +22,7 @@ def encoded(tmp_path_factory):
 
 def test_images_of_odd_sizes_are_encoded_and_checked(encoded):
     spec, latents, rate = encoded
-    assert len(image_folder(spec.images).samples) == len(latents) == 10 and rate > 0
+    assert len(image_folder(spec.images).files) == len(latents) == 10 and rate > 0
     numbers, pictures = latent_checks.check(spec, latents, rate)
     assert numbers["images"] == 10 and numbers["shape"] == [4, 4, 4]
     assert 0 < numbers["rounding"] < 1e-3 < numbers["mirror"]

@@ -49,7 +49,8 @@ def same(a, b):
 
 @pytest.mark.parametrize("kind", export.KINDS)
 def test_a_training_file_loads_as_its_averaged_weights(tmp_path, kind):
-    save_training(tmp_path / "a.pt", kind, argparse.Namespace(**ARGS))
+    model = "DiT-XL/2" if kind == "dit" else "SiT-XL/2"
+    save_training(tmp_path / "a.pt", kind, argparse.Namespace(**ARGS | {"model": model}))
     trained, bare = (
         checkpoint.load(path, kind, heads=4)
         for path in (tmp_path / "a.pt", GOLDEN / f"{kind}_tiny.pt")
@@ -142,7 +143,7 @@ def test_the_null_noise_condition_is_kept_only_if_asked(tmp_path, tiny):
         ("repa", {}),
         ("repa", dict(sign=-1.0)),
         ("sit", dict(time_scale=-1.0, time_offset=1.0, learn_sigma=True)),
-        ("sit", dict(time_scale=-1.0, time_offset=1.0, sign=-1.0)),
+        ("sit", dict(time_scale=-1.0, time_offset=1.0, sign=-1.0, learn_sigma=True)),
         (
             "dit",
             dict(
@@ -175,9 +176,15 @@ def test_a_network_of_ours_stays_the_same_function_with_either_sign(tmp_path, ti
         ),
         (
             "repa",
-            dict(time_scale=-1.0, time_offset=1.0),
+            dict(time_scale=-1.0, time_offset=1.0, learn_sigma=True),
             r"'time_offset': 1\.0.*: write it as 'sit'",
         ),
+        (
+            "sit",
+            dict(time_scale=-1.0, time_offset=1.0),
+            r"\{'learn_sigma': False\} .*'sit', which has \{'learn_sigma': True\}: keep it",
+        ),
+        ("repa", dict(learn_sigma=True), r"\{'learn_sigma': True\} .*'repa'.*: keep it"),
         ("dit", {}, r"'prediction': 'v', 'path': 'linear'.*write it as 'repa'"),
         ("repa", dict(prediction="x0"), "'prediction': 'x0'.*keep it with checkpoint.save"),
         ("repa", dict(sign=2.0), r"'sign': 2\.0.*keep it with checkpoint.save"),

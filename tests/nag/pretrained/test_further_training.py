@@ -2,7 +2,9 @@
 was never stopped.
 """
 
+import json
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 from typing import get_args
@@ -19,10 +21,10 @@ from torch.testing import assert_close
 from nag import checkpoint
 from nag.data import fashion_mnist
 from nag.losses import denoising_loss
+from nag.models import DiT
 from nag.pretrained import further_training
 from nag.pretrained.further_training import (
     FurtherConfig,
-    base_sha256,
     forget,
     held_out_errors,
     prepare,
@@ -149,14 +151,16 @@ def test_a_new_class_table_depends_on_the_seed_alone_and_the_rest_is_kept(tiny):
         and not same(one, other)
         and one.config == net.config.model_copy(update={"classes": 40})
     )
-    table, old = one.state_dict().pop(further_training.TABLE), net.state_dict()
+    bare = DiT(net.config.model_copy(update={"null_class": False}))
+    assert renew_classes(bare, 40, seed=0).config == one.config  # the new table has its last row
+    table, old = one.state_dict().pop(checkpoint.TABLE), net.state_dict()
     assert (
         table.shape == (41, 64)
         and table.std().item() == pytest.approx(0.02, rel=0.05)
         and abs(table.mean()) < 2e-3
     )
     for key, value in one.state_dict().items():
-        assert key == further_training.TABLE or value.data_ptr() == old[key].data_ptr()
+        assert key == checkpoint.TABLE or value.data_ptr() == old[key].data_ptr()
     assert {name for name, p in one.named_parameters() if not p.requires_grad} == {"pos_embed"}
 
 
@@ -173,7 +177,9 @@ def test_mode_null_writes_a_twin_whose_network_is_untouched(spec, layers):
     config = spec(mode="null", layers=layers)
     records = run(config)
     base = checkpoint.load(config.weights)
-    twin = load_null(config.out, base, base_sha256(further_training.paths.ROOT / config.weights))
+    twin = load_null(
+        config.out, base, checkpoint.sha256(further_training.paths.ROOT / config.weights)
+    )
     start = separate_branch(prepare(config)[0])
     assert (ask(twin, True) - ask(start, True)).abs().max() > 1e-3 and (
         ask(twin, True) - ask(twin, False)
@@ -291,11 +297,12 @@ def test_two_processes_train_what_one_does(spec, tmp_path, mode):
 
 
 def test_data_that_do_not_fit_the_network_are_refused(spec, tiny, tmp_path):
-    words = (
-        r"images \(1, 28, 28\) of 10 classes do not fit a network for \(1, 28, 28\) and 3 classes"
-    )
-    with pytest.raises(ValueError, match=words):
-        run(spec(classes=3))
+    for classes in (3, 9, 11):  # with a class folder missing, later labels would move
+        words = rf"data of 10 classes do not fit a network of {classes} classes"
+        with pytest.raises(ValueError, match=words):
+            run(spec(classes=classes))
+    with pytest.raises(ValueError, match="labels 0 to 3 for a network of 3 classes"):
+        run(spec(classes=3, keep=[0, 1, 2, 3]))
     checkpoint.save(tmp_path / "small.safetensors", tiny(classes=10))
     with pytest.raises(ValueError, match=r"do not fit a network for \(1, 8, 8\)"):
         run(spec(weights=str(tmp_path / "small.safetensors")))
@@ -353,16 +360,24 @@ def test_a_run_on_latents_takes_the_ones_chosen(spec, tiny, tmp_path):
         },
     )
     checkpoint.save(tmp_path / "base.safetensors", tiny(channels=4))
-    config = spec(latents=str(folder), keep=[2, 0], images_per_class=None, micro_batch=4)
-    source, labels, shape = further_training._examples(config)
-    x0 = source(torch.tensor([0, 5, 3]), torch.Generator(), slice(1, 3))
-    assert (
-        x0[:, 0, 0, 0].tolist() == [4.0, 3.0]
-        and labels.tolist() == [1, 1, 1, 0, 0, 0]
-        and shape == (4, 8, 8)
-    )
+    fields = dict(latents=str(folder), keep=[2, 0], images_per_class=None, micro_batch=4)
+    config = spec(**fields)
+    data = further_training._examples(config)
+    x0 = data.images(torch.tensor([0, 5, 3]), torch.Generator(), slice(1, 3))
+    assert x0[:, 0, 0, 0].tolist() == [4.0, 3.0]
+    assert data.labels.tolist() == [1, 1, 1, 0, 0, 0] and data.shape == (4, 8, 8)
     assert run(config)[-1]["step"] == STEPS
     assert checkpoint.load(config.out).config.channels == 4
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    assert run(spec(**fields | {"latents": str(moved)}))[-1]["step"] == STEPS  # goes on
+    index = json.loads((moved / "index.json").read_text())
+    index["shards"][0]["sha256"] = "0" * 64
+    (moved / "index.json").write_text(json.dumps(index))
+    for wrong in (moved, folder):
+        index["classes"] = [["a", 2], ["b", 4], ["c", 3]]
+        with pytest.raises(ValueError, match=r"run\.pt is of another network, other data"):
+            run(spec(**fields | {"latents": str(wrong)}))
+        (folder / "index.json").write_text(json.dumps(index))
 
 
 # ---- the held-out error
@@ -374,7 +389,9 @@ class Fixed(nn.Module):
     def __init__(self, **config):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(()))
-        self.config = SimpleNamespace(**{"path": "linear", "prediction": "v"} | config)
+        self.config = SimpleNamespace(
+            **{"path": "linear", "prediction": "v", "classes": 1} | config
+        )
 
     def forward(self, x, t, y, drop_noise):
         return torch.zeros_like(x) + 2.0 * drop_noise.view(-1, 1, 1, 1)
@@ -395,11 +412,13 @@ def test_the_held_out_error_of_a_known_answer(batch):
 
 def test_the_data_of_a_run_are_the_images_chosen(spec):
     images, labels = fashion_mnist.load_fashion_mnist("test")
-    got, numbers, shape = further_training._examples(spec(keep=[9, 5], images_per_class=None))
-    assert shape == (1, 28, 28) and torch.equal(
-        got, fashion_mnist.to_float(images[(labels == 9) | (labels == 5)])
+    data = further_training._examples(spec(keep=[9, 5], images_per_class=None))
+    assert (
+        data.shape == (1, 28, 28)
+        and data.classes == 2
+        and torch.equal(data.images, fashion_mnist.to_float(images[(labels == 9) | (labels == 5)]))
     )
-    assert numbers.bincount().tolist() == [1000, 1000]
+    assert data.labels.bincount().tolist() == [1000, 1000]
 
 
 def test_the_names_that_a_specification_takes_are_those_of_their_modules():
