@@ -52,8 +52,8 @@ class Diagnosis:
     def summary(self) -> str:
         """What was found, in a few plain sentences."""
         said = {
-            "above": "late in sampling, states contain more noise than the network is told",
-            "below": "late in sampling, states contain less noise than the network is told",
+            "above": "late in sampling, states contain more noise than their level says",
+            "below": "late in sampling, states contain less noise than their level says",
             "inconclusive": "late in sampling, no noise shift is shown",
         }
         lines = [
@@ -93,7 +93,7 @@ class Diagnosis:
             xlim=(1, 0),
             xlabel=f"noise level t of the path {self.path!r} (1 = noise)",
             ylabel="noise shift δ(t)",
-            title="Above zero: more noise than the network is told",
+            title="Above zero: more noise than the level says",
         )
         return figure
 

@@ -5,7 +5,7 @@
     d = p + (scale - 1) (p - p_uncond) + w (p - p_neg)
 
 p_neg is the prediction without the noise level (NAG, arXiv 2510.12497, needs a trained null
-vector), with its time embedding disturbed (Time-Step Guidance, arXiv 2407.02687) or told a noisier
+vector), with its time embedding disturbed (Time-Step Guidance, arXiv 2407.02687) or for a noisier
 level (Self-Guidance, arXiv 2412.05827); the last two need no training."""
 
 import math

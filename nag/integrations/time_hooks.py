@@ -61,7 +61,7 @@ class TimeHook(ModelHook):
 
 
 class ShiftHook(ModelHook):
-    """Adds `shift`, in the model's own unit, to the timestep that the whole model is told."""
+    """Adds `shift`, in the model's own unit, to the timestep that the whole model gets."""
 
     def __init__(self, shift: float):
         super().__init__()
@@ -96,7 +96,7 @@ class TimeCondition:
             self._register(embedder, TimeHook(change))
 
     def shift(self, model: nn.Module, shift: float) -> None:
-        """Hook the model, to be told timestep + shift."""
+        """Hook the model, to get timestep + shift."""
         self._register(unwrapped(model), ShiftHook(shift))
 
     def _register(self, module: nn.Module, hook: TimeHook | ShiftHook) -> None:
