@@ -18,6 +18,7 @@ from companion.report.results import (
     build_summary,
     over_unguided,
 )
+from nag.integrations.levels import READERS, REFUSED
 from nag.rivals.methods import METHODS
 from nag.support.files import atomic
 from nag.support.paths import DATA, ROOT
@@ -35,6 +36,7 @@ PAGES = {
     "docs/overhead.md": "What every arm costs in evaluations, time, memory and training",
     "docs/capabilities.md": "What this project and seven others can do",
     "docs/studies.md": "The studies: stages, notebooks, networks, minutes",
+    "docs/your_model.md": "Your own model: measure, guide and train it; which w to use",
     "docs/reproduce.md": "How to reproduce: verbs, pipelines, figures, costs, limits",
     "docs/module_map.md": "Where everything is in the code",
     "docs/benchmarks.md": "Speed of training and sampling",
@@ -98,7 +100,9 @@ def _facts(reader: Reader) -> dict:
             reader.content(f"studies/results/metrics/{name}.json")
             for name in ("rivals", "rivals-sde")
         ],
+        "refused_schedulers": REFUSED,
         "samplers": SAMPLERS,
+        "schedulers": sorted(READERS),
         "summary": summary,
     }
 
