@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from companion.experiments import shards
+from companion.experiments import generate, shards
 from companion.experiments.generate import (
     Arm,
     SampleConfig,
+    batches,
     code_version,
     load_arrays,
     sample,
@@ -83,11 +84,12 @@ def sample_arm(spec: shards.ShardConfig, name: str, folder: Path, processes: int
     number of images.
 
     Shards are made by so many processes (`distributed.local_processes`), and also written as one
-    ADM file, folder/samples/NAME.npz. Needs shards if images are decoded."""
+    ADM file, folder/samples/NAME.npz. Needs shards if images are decoded. A killed run goes on from
+    its last batch: call `forget` once the arm is saved."""
     if spec.shard_size >= spec.config.n_images and not spec.vae:
         net = checkpoint.load(ROOT / spec.weights, spec.kind)
         null = load_null(ROOT / spec.null, net, digest(ROOT / spec.weights)) if spec.null else None
-        return sample(net, spec.arm.terms(null), spec.config)
+        return sample(net, spec.arm.terms(null), spec.config, keep=batches(spec.key()))
     processes = distributed.local_processes(processes)
     if processes:
         path = folder / "specs" / f"sample-{name}.json"
@@ -97,6 +99,11 @@ def sample_arm(spec: shards.ShardConfig, name: str, folder: Path, processes: int
         shards.run(spec)
     shards.export(folder / "samples" / f"{name}.npz", spec)
     return shards.merge(spec)
+
+
+def forget(spec: shards.ShardConfig) -> None:
+    """Remove the batches that `sample_arm` kept, once the arm is saved."""
+    generate.forget(batches(spec.key()), spec.config)
 
 
 def runs_of(
@@ -119,14 +126,12 @@ def runs_of(
         )
         for arm in arms
     }
-    return {
-        arm: kept(
-            files[arm],
-            key_of(spec, family),
-            partial(sample_arm, spec, arm, folder),
-        )
-        for arm, spec in specs.items()
-    }
+    runs = {}
+    for arm, spec in specs.items():
+        make = partial(sample_arm, spec, arm, folder)
+        runs[arm] = kept(files[arm], key_of(spec, family), make)
+        forget(spec)
+    return runs
 
 
 def reader(path: str, folder: Path, latents: str = "", channels: int = 1) -> Callable:

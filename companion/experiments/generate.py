@@ -3,6 +3,7 @@ protocol that made them.
 """
 
 import ast
+import contextlib
 import hashlib
 import time
 import zipfile
@@ -25,7 +26,7 @@ from nag.samplers.registry import SAMPLERS, resolve, resolve_grid, time_grid
 from nag.samplers.time_grids import GRIDS
 from nag.support.device import best_device, can_compile, maybe_compile, resolve_precision
 from nag.support.files import atomic
-from nag.support.paths import ROOT
+from nag.support.paths import BUILD, ROOT
 from nag.support.rng import ImageNoise
 
 Interval = tuple[float, float]
@@ -103,6 +104,20 @@ class SampleConfig(BaseModel):
         """Seeds of the images; image i of any arm starts from the same noise."""
         return range(self.first_seed, self.first_seed + self.n_images)
 
+    def parts(self, size: int) -> "list[SampleConfig]":
+        """The same images in parts of `size` consecutive seeds; the first ones keep states."""
+        counts = [min(size, self.n_images - first) for first in range(0, self.n_images, size)]
+        return [
+            self.model_copy(
+                update={
+                    "first_seed": self.first_seed + k * size,
+                    "n_images": count,
+                    "trajectories": min(max(0, self.trajectories - k * size), count),
+                }
+            )
+            for k, count in enumerate(counts)
+        ]
+
 
 def labels_of(seeds: Sequence[int], classes: int) -> Tensor:
     """Balanced labels: seed modulo the number of classes, (B,) int64."""
@@ -116,14 +131,16 @@ def sample(
     progress: bool = True,
     decode: Callable[[Tensor], Tensor] | None = None,
     solver: Callable | None = None,
+    keep: Path | None = None,
 ) -> dict[str, np.ndarray]:
     """Sample with guidance terms: images (N, C, H, W) uint8, labels, seeds, times (K,), states (M,
     K, C, H, W), nfe, seconds.
 
     States are kept in float16, whose rounding (2e-4 of a pixel's range) is far below the least
     noise on the grid. `decode` makes images in [-1, 1] of latents; `solver`, of a sampler's
-    signature, takes the place of the named one, whose grid it gets. Raises FloatingPointError if a
-    sample is not finite."""
+    signature, takes the place of the named one, whose grid it gets. In the folder `keep`, which
+    `batches` names, every batch is kept as it is made, so that a killed run goes on from there.
+    Raises FloatingPointError if a sample is not finite."""
     c, device = net.config, best_device()
 
     def ready(network: Any) -> Any:
@@ -132,45 +149,95 @@ def sample(
     run = ready(net)
     terms = [term if term.net is None else replace(term, net=ready(term.net)) for term in terms]
     solver = solver or SAMPLERS[resolve(config.sampler, c.path)]
-    times = time_grid(config.sampler, config.steps, c.path, config.grid)
-    seeds, kept = config.seeds, set(config.kept)
-    size = max(1, config.network_batch // (1 + len(terms)))
-    images, states, nfe, start = [], [], 0, time.perf_counter()
+    times, kept = time_grid(config.sampler, config.steps, c.path, config.grid), set(config.kept)
+    shape = (c.channels, c.input_size, c.input_size)
+
+    def batch(part: SampleConfig) -> dict[str, np.ndarray]:
+        start, noise = time.perf_counter(), ImageNoise(part.seeds, device)
+        labels = labels_of(part.seeds, c.classes).to(device)
+        field = GuidedField(run, labels, terms, config.precision)
+        trajectory = []
+        for k, (x, _) in enumerate(solver(field, noise(shape), times, noise, c.path)):
+            if part.trajectories and k in kept:
+                trajectory.append(x[: part.trajectories].half().cpu())
+            bar.update(part.n_images if k else 0)
+        if not torch.isfinite(x).all():
+            raise FloatingPointError(
+                f"sampling gave NaN or infinity (seeds {part.seeds[0]} to {part.seeds[-1]}): try "
+                "precision: fp32, more steps or smaller guidance weights"
+            )
+        states = torch.stack(trajectory, dim=1) if trajectory else torch.zeros(0, len(kept), *shape)
+        return {
+            "images": to_uint8(decode(x) if decode else x).cpu().numpy(),
+            "states": states.half().numpy(),
+            "seeds": np.array(part.seeds),
+            "nfe": np.array(field.nfe),
+            "seconds": np.array(time.perf_counter() - start),
+        }
+
+    made, size = [], max(1, config.network_batch // (1 + len(terms)))
     with tqdm(
         total=config.n_images * config.steps, unit="image-step", mininterval=5, disable=not progress
     ) as bar:
-        for first in range(0, config.n_images, size):
-            batch = seeds[first : first + size]
-            noise = ImageNoise(batch, device)
-            field = GuidedField(
-                run, labels_of(batch, c.classes).to(device), terms, config.precision
-            )
-            keep = min(len(batch), max(0, config.trajectories - first))
-            trajectory = []
-            start_x = noise((c.channels, c.input_size, c.input_size))
-            for k, (x, _) in enumerate(solver(field, start_x, times, noise, c.path)):
-                if keep and k in kept:
-                    trajectory.append(x[:keep].half().cpu())
-                bar.update(len(batch) if k else 0)
-            if not torch.isfinite(x).all():
-                raise FloatingPointError(
-                    f"sampling gave NaN or infinity (seeds {batch[0]} to {batch[-1]}): try "
-                    "precision: fp32, more steps or smaller guidance weights"
-                )
-            images.append(to_uint8(decode(x) if decode else x).cpu())
-            if keep:
-                states.append(torch.stack(trajectory, dim=1))
-            nfe = field.nfe
-    shape = (0, len(kept), c.channels, c.input_size, c.input_size)
+        for part in config.parts(size):
+            made.append(_kept_batch(keep, part, batch) if keep else batch(part))
+            bar.update(sum(len(run["seeds"]) for run in made) * config.steps - bar.n)
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([arrays[name] for arrays in made])
+
     return {
-        "images": torch.cat(images).numpy(),
-        "labels": labels_of(seeds, c.classes).numpy(),
-        "seeds": np.array(seeds),
+        "images": joined("images"),
+        "labels": labels_of(config.seeds, c.classes).numpy(),
+        "seeds": joined("seeds"),
         "times": times[config.kept].numpy(),
-        "nfe": np.array(nfe),
-        "states": torch.cat(states).numpy() if states else np.zeros(shape, np.float16),
-        "seconds": np.array(time.perf_counter() - start),
+        "nfe": made[-1]["nfe"],
+        "states": joined("states"),
+        "seconds": np.array(sum(float(arrays["seconds"]) for arrays in made)),
     }
+
+
+def batches(key: str) -> Path:
+    """Where the batches of a run are kept whose samples are decided by what `key` is a hash of."""
+    return BUILD / "batches" / key
+
+
+def part_file(folder: Path, part: SampleConfig) -> Path:
+    """The file of a part of a run, named by its first seed."""
+    return folder / f"{part.first_seed:08d}.npz"
+
+
+def finished(path: Path, part: SampleConfig, key: str) -> bool:
+    """Whether a part is there, whole, and of these seeds and this key."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return (
+                str(file["key"]) == key
+                and file["seeds"].tolist() == list(part.seeds)
+                and len(file["states"]) == part.trajectories
+            )
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return False
+
+
+def _kept_batch(keep: Path, part: SampleConfig, make: Callable) -> dict[str, np.ndarray]:
+    """The batch in the folder `keep`; made and kept there if it is not there or is damaged."""
+    path = part_file(keep, part)
+    if finished(path, part, keep.name):
+        with contextlib.suppress(ValueError, FileNotFoundError):  # removed by another run just now
+            return load_arrays(path)
+    arrays = make(part) | {"key": np.array(keep.name)}
+    save_arrays(path, arrays)
+    return arrays
+
+
+def forget(keep: Path, config: SampleConfig) -> None:
+    """Remove the batches of a run from `keep`, once the run itself is saved."""
+    for path in keep.glob("[0-9]*.npz"):
+        if int(path.stem) in config.seeds:
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # another run keeps batches there, or it is not there
+        keep.rmdir()
 
 
 @cache

@@ -7,8 +7,8 @@ import numpy as np
 from torch import Tensor
 
 from companion.experiments.arms import Run, guidance_of
-from companion.experiments.generate import SampleConfig, sample
-from nag import checkpoint
+from companion.experiments.generate import SampleConfig
+from companion.experiments.shards import ShardConfig
 from nag.shift import energy_residual, estimated_times, forward_states, late_ratio, noise_shift
 from nag.support.paths import WEIGHTS
 
@@ -42,9 +42,10 @@ def read(
 
 def stochastic(
     family: str, images: int, steps: int, first_seed: int, compile: bool
-) -> dict[str, Run]:
-    """The unguided arm and the NAG arm of the committed network under the paper's samplers
-    (Euler-Maruyama for SiT, DDPM for DiT), all states kept; nothing if no images are wanted."""
+) -> dict[str, ShardConfig]:
+    """How the unguided arm and the NAG arm of the committed network are sampled under the paper's
+    samplers (Euler-Maruyama for SiT, DDPM for DiT), all states kept; nothing if no images are
+    wanted."""
     if not images:
         return {}
     config = SampleConfig(
@@ -55,8 +56,17 @@ def stochastic(
         trajectories=images,
         compile=compile,
     )
-    net = checkpoint.load(WEIGHTS / f"{family}.safetensors")
-    return {arm: sample(net, guidance_of(family, arm).terms(), config) for arm in ("none", "nag")}
+    weights = str(WEIGHTS / f"{family}.safetensors")
+    return {
+        arm: ShardConfig(
+            weights=weights,
+            arm=guidance_of(family, arm),
+            config=config,
+            shard_size=images,
+            out="",
+        )
+        for arm in ("none", "nag")
+    }
 
 
 def arrays(found: Readings) -> dict[str, np.ndarray]:

@@ -18,8 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from companion.experiments.generate import (
     Arm,
     SampleConfig,
+    batches,
     code_version,
+    finished,
+    forget,
     load_arrays,
+    part_file,
     sample,
     save_arrays,
 )
@@ -68,21 +72,11 @@ class ShardConfig(BaseModel):
         """The settings of every shard: its seeds, and those of the first images that keep their
         states.
         """
-        c, size = self.config, self.shard_size
-        return [
-            c.model_copy(
-                update={
-                    "first_seed": c.first_seed + k,
-                    "n_images": min(size, c.n_images - k),
-                    "trajectories": min(max(0, c.trajectories - k), size),
-                }
-            )
-            for k in range(0, c.n_images, size)
-        ]
+        return self.config.parts(self.shard_size)
 
     def path(self, part: SampleConfig) -> Path:
         """File of one shard."""
-        return ROOT / self.out / f"{part.first_seed:08d}.npz"
+        return part_file(ROOT / self.out, part)
 
     def key(self) -> str:
         """Short hash of all that decides an image, given its seed, code included: a shard of
@@ -105,19 +99,6 @@ class ShardConfig(BaseModel):
         return hashlib.sha256(repr(made).encode()).hexdigest()[:16]
 
 
-def finished(path: Path, part: SampleConfig, key: str) -> bool:
-    """Whether a shard is there, whole, and of these seeds and this key."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return (
-                str(file["key"]) == key
-                and file["seeds"].tolist() == list(part.seeds)
-                and len(file["states"]) == part.trajectories
-            )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return False
-
-
 def run(spec: ShardConfig, rank: int = 0, world: int = 1) -> int:
     """Make this process's shards, every `world`-th from `rank` on, that are not there yet; returns
     how many it made.
@@ -137,8 +118,9 @@ def run(spec: ShardConfig, rank: int = 0, world: int = 1) -> int:
         decoder(load_vae(spec.vae), best_device()) if spec.vae else None
     )  # in fp32: 1 % of the time, half a grey level
     for k, part in enumerate(missing, 1):
-        arrays = sample(net, terms, part, progress=False, decode=decode)
+        arrays = sample(net, terms, part, progress=False, decode=decode, keep=batches(key))
         save_arrays(spec.path(part), arrays | {"key": np.array(key)})
+        forget(batches(key), part)
         print(
             f"process {rank}: shard {k} of {len(missing)}, seeds {part.seeds[0]} to "
             f"{part.seeds[-1]}, "

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from companion.experiments.generate import (
     SampleConfig,
+    batches,
     code_version,
+    forget,
     load_arrays,
     sample,
     save_arrays,
@@ -126,9 +128,10 @@ def _measured(
     config: SampleConfig,
     reader: Estimator | None,
     solver: Callable | None,
+    keep: Path,
 ) -> Row:
     """What is kept of an arm: features of all images, levels of some, the first ten images."""
-    run = sample(net, terms, config, progress=False, solver=solver)
+    run = sample(net, terms, config, progress=False, solver=solver, keep=keep)
     levels = estimated_times(reader, run["states"]) if reader else np.zeros((0, len(run["times"])))
     return {name: run[name] for name in ("times", "seeds", "labels", "nfe", "seconds")} | {
         "levels": levels,
@@ -159,7 +162,8 @@ def kept_arm(
     code: Iterable[Callable] = (),
     **settings: object,
 ) -> Row:
-    """The arm kept in `folder` as NAME-KEY8.npz; sampled, measured and kept there if absent.
+    """The arm kept in `folder` as NAME-KEY8.npz; sampled, measured and kept there if absent. A
+    killed run goes on from its last batch.
 
     features (N, 192), levels (M, K) that `reader` sees in the states of `config.trajectories`
     images at times (K,), the first ten images, seeds, labels, nfe, seconds. The key has all that
@@ -180,11 +184,12 @@ def kept_arm(
         "code": fingerprint.digest(fingerprint.of_objects(_measured, *code)),
         "torch": torch.__version__,
     }
-    key = hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    path = Path(folder) / f"{name}-{key}.npz"
+    key = hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()
+    path, keep = Path(folder) / f"{name}-{key[:8]}.npz", batches(key[:16])
     new = not path.is_file()
     if new:
-        save_arrays(path, _measured(net, terms, config, reader, solver))
+        save_arrays(path, _measured(net, terms, config, reader, solver, keep))
+    forget(keep, config)
     row = load_arrays(path)
     print(
         f"{name}: {config.steps} steps, {int(row['nfe'])} evaluations per image, "

@@ -8,8 +8,16 @@ import pandas as pd
 import torch
 
 from companion.experiments.arms import reader
-from companion.experiments.generate import Arm, SampleConfig, sample
+from companion.experiments.generate import (
+    Arm,
+    SampleConfig,
+    batches,
+    code_version,
+    forget,
+    sample,
+)
 from companion.experiments.images import held_out
+from companion.experiments.shards import ShardConfig
 from nag import checkpoint
 from nag.data.fashion_mnist import load_fashion_mnist
 from nag.evaluation import metrics
@@ -42,7 +50,8 @@ def sweep(
     The committed network, estimator and extractor are used; distances are to the first test images,
     the shift is against forward states of as many of them as there are trajectories."""
     weights = WEIGHTS / f"{family}.safetensors"
-    key = hashlib.sha256(repr((config, checkpoint.sha256(weights))).encode()).hexdigest()[:12]
+    made = repr((config, checkpoint.sha256(weights), code_version(), torch.__version__))
+    key = hashlib.sha256(made.encode()).hexdigest()[:12]
     state = CHECKPOINTS / f"tune-{family}-{key}.json"
     rows: list[dict] = read_json(state) if state.exists() else []
     done = {(row["w_nag"], row["cfg"]) for row in rows}
@@ -56,7 +65,9 @@ def sweep(
     for arm in arms:
         if (arm.w_nag, arm.cfg) in done:
             continue
-        run = sample(net, arm.terms(), config)
+        spec = ShardConfig(weights=str(weights), arm=arm, config=config, out="")
+        keep = batches(spec.key())
+        run = sample(net, arm.terms(), config, keep=keep)
         features = metrics.extract_features(torch.from_numpy(run["images"]))
         values = metrics.with_intervals(features, reference, resamples=200)
         shift = noise_shift(estimated_times(read, run["states"]), control, run["times"])["late"]
@@ -75,6 +86,7 @@ def sweep(
             | {"nfe": int(run["nfe"])}
         )
         write_json(state, rows)
+        forget(keep, config)
         print({name: round(value, 4) for name, value in rows[-1].items()}, flush=True)
     return pd.DataFrame(rows), state
 

@@ -12,6 +12,9 @@ from pydantic import ValidationError
 from companion.experiments.generate import (
     Arm,
     SampleConfig,
+    batches,
+    finished,
+    forget,
     labels_of,
     load_arrays,
     protocol,
@@ -21,6 +24,7 @@ from companion.experiments.generate import (
 from nag.data.fashion_mnist import to_uint8
 from nag.guidance import GuidedField, classifier_free, noise_awareness
 from nag.samplers.registry import SAMPLERS, last, time_grid
+from nag.support.paths import BUILD
 from nag.support.rng import ImageNoise
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -260,3 +264,87 @@ def test_only_some_states_are_kept_and_latents_are_decoded(tiny, on_cpu):
         torch.cat(seen).shape == (5, 1, 8, 8)
         and (some["images"] == to_uint8(-torch.cat(seen)).numpy()).all()
     )
+
+
+def killed_after(count):
+    """Euler's sampler that is interrupted in its batch number `count`, and the batches it began."""
+    begun = []
+
+    def solver(field, x, times, noise, path):
+        begun.append(len(x))
+        for k, state in enumerate(SAMPLERS["euler_maruyama"](field, x, times, noise, path)):
+            if len(begun) > count and k == 2:
+                raise KeyboardInterrupt
+            yield state
+
+    return solver, begun
+
+
+@pytest.mark.parametrize("trajectories", [0, 5, 30])
+def test_a_killed_run_goes_on_from_its_last_batch_with_the_same_images(
+    tiny, tmp_path, trajectories
+):
+    net, keep = tiny(), tmp_path / "a key"
+    c = config(sampler="sde", network_batch=9, trajectories=trajectories)  # 3 images a batch
+
+    def run(solver, keep=keep):
+        return sample(net, BOTH.terms(), c, progress=False, solver=solver, keep=keep)
+
+    unbroken = run(killed_after(9)[0], keep=None)
+    with pytest.raises(KeyboardInterrupt):
+        run(killed_after(2)[0])
+    assert sorted(path.name for path in keep.iterdir()) == ["00000000.npz", "00000003.npz"]
+    solver, begun = killed_after(9)
+    resumed = run(solver)
+    assert begun == [3, 3] and resumed.keys() == unbroken.keys()
+    for name in resumed.keys() - {"seconds"}:
+        assert resumed[name].dtype == unbroken[name].dtype
+        np.testing.assert_array_equal(resumed[name], unbroken[name])
+    forget(keep, c)
+    assert not keep.exists()
+
+
+def test_a_batch_of_other_seeds_or_key_or_damaged_is_made_again(tiny, tmp_path):
+    net, keep, c = tiny(), tmp_path / "key", config(network_batch=12)
+
+    def run(c=c, keep=keep):
+        solver, begun = killed_after(99)
+        return sample(net, [], c, progress=False, solver=solver, keep=keep), len(begun)
+
+    whole, made = run(config(network_batch=5))
+    assert made == 3 and run(config(network_batch=5))[1] == 0
+    assert run()[1] == 1 and run()[1] == 0  # the first batch had other seeds
+    path = keep / "00000000.npz"
+    content = path.read_bytes()
+    for damaged in (b"", content[:-9], content[:3000] + b"wrong" + content[3005:]):
+        path.write_bytes(damaged)
+        again, made = run()
+        assert made == 1 and (again["images"] == run()[0]["images"]).all()
+    keep.rename(tmp_path / "other")
+    assert run(keep=tmp_path / "other")[1] == 1
+
+
+def test_batches_of_other_seeds_are_not_forgotten(tiny, tmp_path):
+    net, keep = tiny(), tmp_path / "key"
+    first, second = config(n_images=4), config(n_images=4, first_seed=4)
+    for c in (first, second):
+        sample(net, [], c, progress=False, keep=keep)
+    forget(keep, first)
+    assert [path.name for path in keep.iterdir()] == ["00000004.npz"]
+    forget(keep, second)
+    forget(keep, second)
+    assert not keep.exists()
+
+
+def test_batches_are_kept_in_build_under_their_key():
+    assert batches("abc") == BUILD / "batches" / "abc"
+    assert not finished(batches("abc") / "00000000.npz", config(), "abc")
+
+
+@pytest.mark.parametrize("size", [5, 12, 50])
+def test_parts_have_every_seed_once_and_states_of_the_first_images(size):
+    c = config(first_seed=7, trajectories=30)
+    parts = c.parts(size)
+    assert [seed for part in parts for seed in part.seeds] == list(c.seeds)
+    assert [part.trajectories for part in parts] == [part.n_images for part in parts]
+    assert sum(part.trajectories for part in config(trajectories=7).parts(size)) == 7

@@ -55,3 +55,12 @@ def test_curves_have_every_time_above_zero(found):
 
 def test_without_images_there_is_no_stochastic_run():
     assert readings.stochastic("sit", 0, 5, 0, False) == {}
+
+
+def test_the_stochastic_run_keeps_all_states_of_both_arms():
+    specs = readings.stochastic("dit", 20, 5, 100, False)
+    assert list(specs) == ["none", "nag"] and specs["none"].key() != specs["nag"].key()
+    assert specs["nag"].arm.w_nag > 0 == specs["none"].arm.w_nag
+    for spec in specs.values():
+        assert (spec.config.seeds, spec.config.trajectories) == (range(100, 120), 20)
+        assert spec.weights.endswith("dit.safetensors") and spec.config.sampler == "sde"
