@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nag.guidance import GuidedField, Network, Term, noise_awareness
+from nag.interpolant import falling
 from nag.samplers.one_step import Noise
 from nag.samplers.registry import STEPS, resolve
 from nag.shift import is_late
@@ -104,7 +105,7 @@ def weight_schedule(
     guided = GuidedField(net, labels, [noise_awareness(1.0)], precision)
     x = noise((c.channels, c.input_size, c.input_size))
     tried, chosen = np.linspace(0, largest, nodes), []
-    for k, (t, s) in enumerate(pairwise(times.tolist())):
+    for k, (t, s) in enumerate(pairwise(falling(times))):
         fresh, last = noise(x.shape[1:]), s == times[-1]
         x_0, x_1 = (
             step(field, x, t, s, lambda shape, fresh=fresh: fresh, c.path, last)

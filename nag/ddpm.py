@@ -33,6 +33,25 @@ class Prediction(NamedTuple):
     fraction: Tensor | None = None
 
 
+def network_output(out: Any, x: Tensor) -> Tensor:
+    """The tensor (B, C or 2 C, H, W) in what a network says of states x (B, C, H, W).
+
+    It may be a tensor, a tuple that begins with one, or an object with `sample`, such as diffusers'
+    models return. With 2 C channels the second half is a learned variance. Raises ValueError for
+    anything else."""
+    if not isinstance(out, Tensor):
+        out = out[0] if isinstance(out, tuple | list) and out else getattr(out, "sample", out)
+    shape = tuple(getattr(out, "shape", ()))
+    b, c, *size = x.shape
+    if shape not in ((b, c, *size), (b, 2 * c, *size)):
+        raise ValueError(
+            f"the network made {f'shape {shape}' if shape else type(out).__name__} of states of "
+            f"shape {tuple(x.shape)}: it must return a tensor of that shape, or with twice the "
+            "channels, the second half a variance"
+        )
+    return out
+
+
 @runtime_checkable
 class VarianceField(Protocol):
     """A velocity field field(x, t) -> v that can also say its learned variance."""

@@ -12,20 +12,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nag.ddpm import VarianceField, network_output
 from nag.interpolant import PATHS, coefficients, convert, time_of_ratio
 from nag.samplers.one_step import euler
-from nag.shift import Estimator, estimated_times, forward_states, noise_shift
+from nag.shift import (
+    Estimator,
+    check_counts,
+    estimated_times,
+    forward_states,
+    noise_shift,
+    ranges,
+)
 from nag.support.rng import ImageNoise
 
-# How the states of diffusers' schedulers are scaled: "table" alphas_cumprod, "ve" x_0 + sigma eps,
-# "vp" the same over
-# sqrt(1 + sigma^2), "flow" (1 - sigma) x_0 + sigma eps. Schedulers that take several evaluations a
-# step are not here.
+# How the states of diffusers' schedulers are scaled: "table" and "stride" by alphas_cumprod, where
+# the last step ends at the data or one stride below the last timestep, "ve" x_0 + sigma eps, "vp"
+# the same over sqrt(1 + sigma^2), "flow" (1 - sigma) x_0 + sigma eps.
 SCHEDULERS = {
     "DDPMScheduler": "table",
-    "DDIMScheduler": "table",
+    "LCMScheduler": "table",
+    "DDIMScheduler": "stride",
     "EulerDiscreteScheduler": "ve",
     "EulerAncestralDiscreteScheduler": "ve",
+    "HeunDiscreteScheduler": "ve",
+    "EDMEulerScheduler": "ve",
+    "EDMDPMSolverMultistepScheduler": "ve",
     "DPMSolverMultistepScheduler": "vp",
     "UniPCMultistepScheduler": "vp",
     "FlowMatchEulerDiscreteScheduler": "flow",
@@ -57,12 +68,7 @@ def _compare(
             [estimated_times(lambda x: estimator(x.to(device)), states) for states in batches]
         )
 
-    ours, forward, at = read(sampled), read(control), times.cpu().numpy()
-    if not np.isfinite(ours).all():
-        raise FloatingPointError(
-            "sampling or its reading gave NaN or infinity: begin where alpha_t > 0 unless the "
-            "field predicts v, or use float32 or more steps"
-        )
+    forward, ours, at = read(control), read(sampled), times.cpu().numpy()
     return noise_shift(ours, forward, at, resamples, seed) | {
         "times": at,
         "n": len(ours),
@@ -93,7 +99,8 @@ def measure_shift(
     control (M, K, C, H, W) are forward states of held-out images at the falling `times` (K,), as
     `shift.forward_states` makes them; n images (default M) start from sigma_t eps at times[0].
     Returns what `shift.noise_shift` does, and "times", "n" and "n_control". Field and estimator are
-    called on `device`. Raises ValueError for wrong shapes or names, or too few times;
+    called on `device`; what the field returns may be any `ddpm.network_output`. Raises ValueError
+    for wrong shapes or names, times that do not fall or are too few, or fewer than two images;
     FloatingPointError if a state is not finite."""
     times = torch.as_tensor(times, dtype=torch.float64)
     if control.ndim != 5 or control.shape[1] != len(times):
@@ -103,15 +110,19 @@ def measure_shift(
             f"the K = {len(times)} times, as nag.shift.forward_states makes them"
         )
 
-    def converted(x: Tensor, t: float) -> Tensor:
-        return convert(field(x, t), x, t, prediction, "v", path)
+    n = len(control) if n is None else n
+    ranges(times.numpy())
+    check_counts(n, len(control))
 
-    velocity = (
-        field if prediction == "v" else converted
-    )  # itself, so that a sampler finds its learned variance
+    def converted(x: Tensor, t: float) -> Tensor:
+        out = network_output(field(x, t), x)[:, : x.shape[1]]
+        return convert(out, x, t, prediction, "v", path)
+
+    # Itself where a sampler can find its learned variance.
+    velocity = field if prediction == "v" and isinstance(field, VarianceField) else converted
 
     def states() -> Iterator[Tensor]:
-        for noise in _batches(first_seed, n or len(control), batch, device):
+        for noise in _batches(first_seed, n, batch, device):
             eps = noise(control.shape[2:])
             start = coefficients(path, times[0], eps).sigma * eps
             yield torch.stack([x for x, _ in sampler(velocity, start, times, noise, path)], dim=1)
@@ -126,21 +137,30 @@ def scheduler_levels(scheduler, path: str = "ddpm") -> tuple[Tensor, Tensor]:
     Call `set_timesteps` first. t is where sigma_t / alpha_t of the path is the state's own ratio of
     noise to signal: the level that the network is told, and for the last state the level at which
     the last step lands. Both float64. Raises ValueError for an unknown path, for a scheduler that
-    is not supported, or if a level is above the one before."""
+    is not supported, or if a level is above the one before or the same."""
+    return _levels(scheduler, path)[1:]
+
+
+def _levels(scheduler, path: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Places of the K + 1 states among all that the calls of `step` give, and `scheduler_levels`.
+
+    Of states of one level the last counts: Heun's step takes two calls, and the first gives a
+    trial state."""
+    name = type(scheduler).__name__
     kind = next(
         (SCHEDULERS[cls.__name__] for cls in type(scheduler).__mro__ if cls.__name__ in SCHEDULERS),
         None,
     )
     if kind is None:
         raise ValueError(
-            f"the noise levels of {type(scheduler).__name__} are not known here: use one of "
-            f"{sorted(SCHEDULERS)}"
+            f"the noise levels of {name} are not known here: use one of {sorted(SCHEDULERS)}"
         )
     if path not in PATHS:
         raise ValueError(f"unknown path {path!r}: choose one of {sorted(PATHS)}")
-    if kind == "table":
+    if kind in ("table", "stride"):
         table, steps = scheduler.alphas_cumprod.cpu().double(), scheduler.timesteps.cpu()
-        alpha_bar = torch.cat([table[steps], _landing(scheduler, table, int(steps[-1])).view(1)])
+        end = _landing(scheduler, table, int(steps[-1])) if kind == "stride" else torch.ones(())
+        alpha_bar = torch.cat([table[steps], end.view(1)])
         alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     else:
         sigma = scheduler.sigmas.cpu().double()
@@ -153,19 +173,19 @@ def scheduler_levels(scheduler, path: str = "ddpm") -> tuple[Tensor, Tensor]:
     )  # the tables are float32
     if (times.diff() > 0).any():
         raise ValueError(
-            f"the noise of this {type(scheduler).__name__} rises from step to step: use its "
-            "ordinary settings"
+            f"the noise of this {name} rises from step to step: use its ordinary settings"
         )
+    still = (sigma / alpha).diff() == 0
+    if still[:-1].any() and not hasattr(scheduler, "state_in_first_order"):
+        raise ValueError(f"this {name} takes a timestep twice: use fewer steps")
+    kept = torch.cat([times.diff() < 0, torch.tensor([True])]).nonzero().flatten()
     own = PATHS[path](times)
-    return times, ((own.alpha**2 + own.sigma**2) / (alpha**2 + sigma**2)).sqrt()
+    factor = ((own.alpha**2 + own.sigma**2) / (alpha**2 + sigma**2)).sqrt()
+    return kept, times[kept], factor[kept]
 
 
 def _landing(scheduler, table: Tensor, last: int) -> Tensor:
-    """alpha_bar after the last step: DDPM ends at the data, DDIM one even stride below its last
-    timestep.
-    """
-    if not hasattr(scheduler, "final_alpha_cumprod"):
-        return torch.ones(())
+    """alpha_bar after DDIM's last step, one even stride below the last timestep."""
     below = last - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
     return table[below] if below >= 0 else scheduler.final_alpha_cumprod.double()
 
@@ -183,24 +203,28 @@ def scheduler_states(
     """States (B, K + 1, C, H, W) on `path` and their times t (K + 1,) of K steps of a diffusers
     scheduler from unit noise x.
 
-    model_call(x, timestep) returns a tensor or an object with `sample`, as diffusers' own models
-    do; `grid` is for `set_timesteps`, e.g. mu=1.15. States and times include the start. Raises
-    ValueError as `scheduler_levels` does."""
+    model_call(x, timestep) returns any `ddpm.network_output`; `grid` is for `set_timesteps`, e.g.
+    mu=1.15. States and times include the start. Raises ValueError as `scheduler_levels` does."""
     scheduler.set_timesteps(steps, device=x.device, **grid)
-    times, factor = scheduler_levels(scheduler, path)
+    kept, times, factor = _levels(scheduler, path)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)  # else one looks for its first timestep, and may find another
     options = (
         {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
     )
+    learned = scheduler.config.get("variance_type") in ("learned", "learned_range")
+    channels = x.shape[1] * (1 + learned)  # of those that the scheduler wants
     scale_input = getattr(
         scheduler, "scale_model_input", lambda x, t: x
     )  # flow-matching schedulers have none
     x = x * getattr(scheduler, "init_noise_sigma", 1.0)
     states = [x]
     for t in scheduler.timesteps:
-        out = model_call(scale_input(x, t), t)
-        x = scheduler.step(getattr(out, "sample", out), t, x, **options).prev_sample
+        out = network_output(model_call(scale_input(x, t), t), x)[:, :channels]
+        x = scheduler.step(out, t, x, **options).prev_sample
         states.append(x)
-    return torch.stack(states, dim=1) * factor.to(x).view(-1, *[1] * (x.ndim - 1)), times
+    on_path = torch.stack([states[k] for k in kept.tolist()], dim=1)
+    return on_path * factor.to(x).view(-1, *[1] * (x.ndim - 1)), times
 
 
 def scheduler_shift(
@@ -226,11 +250,19 @@ def scheduler_shift(
     n images (default M) are sampled in `steps` steps, each from its own seed, and compared with
     forward states of `images` on `path`, whose levels the estimator reads. See `scheduler_states`
     for model_call and grid, `measure_shift` for what is returned and raised."""
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(
+            f"images are {images.dtype} of shape {tuple(images.shape)}: give float (M, C, H, W), "
+            "scaled as the model was trained"
+        )
+    n = len(images) if n is None else n
+    check_counts(n, len(images))
     scheduler.set_timesteps(steps, device=device, **grid)
     times, _ = scheduler_levels(scheduler, path)
+    ranges(times.numpy())
 
     def states() -> Iterator[Tensor]:
-        for noise in _batches(first_seed, n or len(images), batch, device):
+        for noise in _batches(first_seed, n, batch, device):
             yield scheduler_states(
                 model_call, scheduler, noise(images.shape[1:]), steps, path, noise.streams, **grid
             )[0]

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from nag.ddpm import Prediction, learns_variance
+from nag.ddpm import Prediction, learns_variance, network_output
 from nag.interpolant import convert, from_score
 from nag.support.device import autocast, resolve_precision
+from nag.support.labels import check_range
 
 Weight = float | Callable[[float], float]
 
@@ -163,17 +164,20 @@ class GuidedField:
     Terms whose weight is zero at t are not evaluated; what is left runs as one batch for each
     network. `nfe` counts network evaluations per image so far, `calls` the calls. x may be float64;
     the network sees float32, or bf16 by autocast. Where t is (B,), the weights must be the same for
-    all. Raises ValueError for a second network of another path, and for a term that drops the class
-    of a network without a row for no class."""
+    all. With `null_class` a label may also be `classes`, which means no class. Raises ValueError
+    for other labels, for states that do not fit, for a second network of another path, and for a
+    term that drops the class of a network without a row for no class."""
 
     net: Network
     labels: Tensor
     terms: Sequence[Term] = ()
     precision: str = "fp32"
+    null_class: bool = False
     nfe: int = field(default=0, init=False)
     calls: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
+        check_range(self.labels, self.net.config.classes + self.null_class)
         own = self.net.config.path
         for term in self.terms:
             config = term.negative(self.net).net.config
@@ -203,6 +207,7 @@ class GuidedField:
         """The guided prediction in the network's own terms (v, eps or x0), float32 (B, C, H, W).
 
         The variance is that of the branch with both conditions, as DiT has it."""
+        self._check_states(x)
         if isinstance(t, Tensor) and t.ndim:
             _check_times(t, self.terms)
         place = float(t.mean()) if isinstance(t, Tensor) else t
@@ -212,6 +217,20 @@ class GuidedField:
         found = self._evaluate(x, t, list(dict.fromkeys([plain, *negatives])))
         directions = [(w, self._direction(term, x, t, found)) for w, term in active]
         return Prediction(guide(found[plain].mean, directions), found[plain].fraction)
+
+    def _check_states(self, x: Tensor) -> None:
+        """Raise ValueError unless there is a label for each state, of the network's own size."""
+        if len(x) != len(self.labels):
+            raise ValueError(
+                f"{len(x)} states and {len(self.labels)} labels: give each state its label, so as "
+                "many labels as seeds"
+            )
+        c = self.net.config
+        if hasattr(c, "input_size") and x.shape[1:] != (c.channels, c.input_size, c.input_size):
+            raise ValueError(
+                f"states {tuple(x.shape[1:])} do not fit a network for "
+                f"{(c.channels, c.input_size, c.input_size)}: make them of its size"
+            )
 
     def _direction(
         self, term: Term, x: Tensor, t: float | Tensor, found: dict[Branch, Prediction]
@@ -253,8 +272,9 @@ class GuidedField:
         run: Callable[..., Tensor] = net
         if learned:
             run = partial(run, full=True)
+        states = x.float().repeat(n, 1, 1, 1)
         with autocast(x.device, resolve_precision(self.precision, x.device)):
-            out = run(x.float().repeat(n, 1, 1, 1), times, labels, drops)
+            out = network_output(run(states, times, labels, drops), states)
         means, variances = out.float().tensor_split([x.shape[1]], dim=1)  # (n B, C, H, W) each
         fractions = ((variances + 1) / 2).chunk(n) if learned else [None] * n
         return [Prediction(m, f) for m, f in zip(means.chunk(n), fractions, strict=True)]

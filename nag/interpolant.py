@@ -7,8 +7,10 @@ coefficients broadcast against x (B, ...)."""
 import math
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,6 +86,32 @@ def ddpm(t: Tensor) -> Coefficients:
 PATHS = {"linear": linear, "cosine": cosine, "vp": vp, "ddpm": ddpm}
 
 
+def falling(times: Tensor | np.ndarray) -> list[float]:
+    """The times (K,) of a sampler as numbers; raises ValueError unless they fall within [0, 1]."""
+    found = [float(t) for t in times.tolist()]
+    if not all(1 >= t >= 0 for t in found) or not all(t > s for t, s in pairwise(found)):
+        raise ValueError(
+            "times must fall from noise, at most 1, to data, at least 0, and those given go from "
+            f"{found[0]:g} to {found[-1]:g}: take 1 - t of times in SiT's own direction and "
+            "(i + 1) / 1000 of DDPM's timesteps i"
+        )
+    return found
+
+
+def _check_signal(t: Tensor | float, path: str) -> None:
+    """Raise ValueError where one time is known to be pure noise: no score or eps tells x_0 there.
+
+    Many times, or one on a GPU, are not looked at, since that would wait for the GPU."""
+    if isinstance(t, Tensor) and (t.ndim or t.device.type != "cpu"):
+        return
+    if PATHS[path](torch.as_tensor(t, dtype=torch.float64)).alpha < PURE_NOISE:
+        raise ValueError(
+            f"a prediction of eps or the score says nothing of x_0 at t = {float(t):g}, where the "
+            f"path {path!r} is pure noise: begin the grid below 1, such as uniform(50, 0.99), or "
+            "predict v or x0"
+        )
+
+
 def _first_time(below: Callable[[Coefficients], Tensor], like: Tensor, path: str) -> Tensor:
     """The t in [0, 1], of like's shape, up to which `below` holds; by bisection to 2^-50."""
     low = torch.zeros_like(like, dtype=widest(like.device))
@@ -114,9 +142,11 @@ def from_score(change: Tensor, t: Tensor | float, target: str, path: str = "line
     """What adding `change` (B, ...) to the score adds to a prediction of v, eps or x0, which is
     linear in it.
 
-    Unbounded for v and x0 where alpha_t = 0.
+    It has no bound for v and x0 where alpha_t = 0; raises ValueError if t is one such time.
     """
     c = coefficients(path, t, change)
+    if target in ("v", "x0"):
+        _check_signal(t, path)
     gain = {
         "score": torch.ones_like(c.sigma),
         "eps": -c.sigma,
@@ -158,7 +188,8 @@ def convert(
     """Turn a prediction at state x (B, ...) and time t from one of v, eps, x0, score into another.
 
     All four are affine in one another given x, because x = alpha x0 + sigma eps and v = d_alpha x0
-    + d_sigma eps. Raises ValueError for an unknown name."""
+    + d_sigma eps. Raises ValueError for an unknown name, and for v or x0 from eps or the score at
+    one time t where alpha_t = 0."""
     for name in (source, target):
         if name not in PREDICTIONS:
             raise ValueError(f"unknown prediction {name!r}: choose one of {PREDICTIONS}")
@@ -171,6 +202,8 @@ def convert(
     elif source == "x0":
         x0, eps = pred, (x - c.alpha * pred) / c.sigma
     else:
+        if target in ("v", "x0"):
+            _check_signal(t, path)
         eps = pred if source == "eps" else -c.sigma * pred
         x0 = (x - c.sigma * eps) / c.alpha
     if target == "v":

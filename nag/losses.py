@@ -8,6 +8,7 @@ from torch import Tensor
 from nag.ddpm import discretise, learns_variance, variational_bound
 from nag.interpolant import add_noise, convert, velocity_target
 from nag.models import BatchLoss, DiT, ModelConfig, Source
+from nag.support.labels import check_range
 from nag.support.rng import generator
 
 
@@ -25,13 +26,8 @@ def check_labels(labels: Tensor, config: ModelConfig, class_dropout: float = 0.0
     """Raise ValueError if a label is none of a network's classes 0, 1, …, or if classes are to be
     dropped by a network without a row for no class.
 
-    The label `classes` would silently mean no class, and -1 fail without a word why."""
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= config.classes:
-        raise ValueError(
-            f"labels {low} to {high} for a network of {config.classes} classes: they must be 0 to "
-            f"{config.classes - 1}"
-        )
+    The label `classes` would silently mean no class."""
+    check_range(labels, config.classes)
     if class_dropout and not getattr(config, "null_class", True):
         raise ValueError(
             "the network has no row for no class in its table: train with class dropout 0, or "
@@ -53,14 +49,16 @@ def denoising_loss(
     1000 levels. A network that learns its variance gets DiT's bound on top, the mean held fixed.
     `rows` of the batch are evaluated; random numbers are drawn for all of it, so that the parts
     make up the whole. With `input_perturbation` gamma > 0 the state alone has the noise eps + gamma
-    xi (DDPM-IP, Ning et al., 2023). Raises ValueError if it is negative, and the loss what
-    `check_labels` raises."""
+    xi (DDPM-IP, Ning et al., 2023). Raises ValueError if it is negative or if images and labels
+    differ in number, and the loss what `check_labels` raises."""
     if input_perturbation < 0:
         raise ValueError(
             f"input_perturbation {input_perturbation} is negative: give 0 for none; the paper has "
             "0.1"
         )
 
+    if isinstance(images, Tensor) and len(images) != len(labels):
+        raise ValueError(f"{len(images)} images and {len(labels)} labels: give each image its own")
     extremes = torch.stack(labels.aminmax())
 
     def loss(net: DiT, index: Tensor, gen: torch.Generator, rows: slice = slice(None)) -> Tensor:

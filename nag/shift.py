@@ -12,7 +12,7 @@ import torch
 from scipy.stats import gaussian_kde
 from torch import Tensor
 
-from nag.interpolant import PATHS, add_noise, time_of_sigma
+from nag.interpolant import PATHS, add_noise, falling, time_of_sigma
 from nag.support.rng import ImageNoise
 from nag.support.uncertainty import Interval, bootstrap, interval
 
@@ -51,8 +51,16 @@ def forward_states(
 def estimated_times(
     estimator: Estimator, states: Tensor | np.ndarray, batch: int = 1000
 ) -> np.ndarray:
-    """Estimated noise levels t (M, K) of states (M, K, C, H, W), such as the posterior means."""
+    """Estimated noise levels t (M, K) of states (M, K, C, H, W), such as the posterior means.
+
+    Raises FloatingPointError if a state is not finite."""
     states = torch.as_tensor(states)
+    good = torch.isfinite(states).flatten(1).all(1)
+    if not good.all():
+        raise FloatingPointError(
+            f"{int((~good).sum())} of {len(good)} images have states with NaN or infinity: if they "
+            "are sampled, use float32, more steps or less guidance; if they are real, remove them"
+        )
     flat = states.flatten(0, 1)
     means = torch.cat([estimator(chunk.float()).cpu().double() for chunk in flat.split(batch)])
     return means.view(states.shape[:2]).numpy()
@@ -74,9 +82,29 @@ def posterior_kde(levels: np.ndarray, points: int = 200) -> tuple[np.ndarray, np
     return t, kde(t)
 
 
+def check_counts(sampled: int, control: int) -> None:
+    """Raise ValueError if there are too few images for an interval."""
+    if min(sampled, control) < 2:
+        raise ValueError(
+            f"{sampled} sampled and {control} real images: an interval over images needs at least "
+            "2 of each"
+        )
+
+
 def is_late(times: np.ndarray) -> np.ndarray:
     """Which of the times are late in sampling, 0 < t <= LATE."""
     return (times > 0) & (times <= LATE + 1e-9)
+
+
+def ranges(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the falling times (K,) are late, and which lie in the middle, 0.4 <= t <= 0.9.
+
+    Raises ValueError if none do, or if the times do not fall within [0, 1]."""
+    falling(times)
+    late, middle = is_late(times), (times >= 0.4) & (times <= 0.9)
+    if not (late.any() and middle.any()):
+        raise ValueError(f"no time in (0, {LATE}] or in [0.4, 0.9]: use more steps")
+    return late, middle
 
 
 def noise_shift(
@@ -94,16 +122,20 @@ def noise_shift(
     `late` and `middle` are the means of delta over 0 < t <= 0.2 and 0.4 <= t <= 0.9; `growth` is
     late minus middle, positive if the shift grows towards the data; `spread` is how much more the
     level differs from image to image late in sampling than in the control (standard deviations).
-    Equal seeds resample arms alike. Raises ValueError if no time lies in these ranges or if shapes
-    differ."""
+    Equal seeds resample arms alike. Raises ValueError if no time lies in these ranges, if times do
+    not fall, if shapes differ or for fewer than two images; FloatingPointError for NaN."""
     if sampled.shape[1] != len(times) or control.shape[1] != len(times):
         raise ValueError(
             f"estimates {sampled.shape} and {control.shape} must have one column per time "
             f"({len(times)})"
         )
-    late, middle = is_late(times), (times >= 0.4) & (times <= 0.9)
-    if not (late.any() and middle.any()):
-        raise ValueError(f"no time in (0, {LATE}] or in [0.4, 0.9]: use more steps")
+    late, middle = ranges(times)
+    check_counts(len(sampled), len(control))
+    if not (np.isfinite(sampled).all() and np.isfinite(control).all()):
+        raise FloatingPointError(
+            "an estimated time is NaN or infinite though its state is finite: the estimator is not "
+            "for these states"
+        )
 
     def moments(levels: np.ndarray) -> np.ndarray:
         return np.stack([levels.mean(0), levels.std(0, ddof=1)])

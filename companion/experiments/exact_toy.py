@@ -67,14 +67,15 @@ def added_error(path: str, times: np.ndarray, sigma_e: float, n: int, seed: int)
     """The shift that an error e ~ N(0, sigma_e^2 I) on forward states of the 64-dimensional ring
     makes for the exact posterior, {"value", "low", "high"} (K,) each.
 
-    The same states with and without e are compared, so the intervals are paired."""
+    times (K,) rise. The same states with and without e are compared, so intervals are paired."""
     mix = toy.ring(64, path=path)
     x0 = toy.sample(mix, n, generator(seed))
     clean = forward_states(x0, times, path, first_seed=10**6 + seed * n)
     e = torch.randn(clean.shape, generator=generator(seed, 1), dtype=torch.float64)
     read = partial(toy.posterior_mean, mix, prior=prior())
     excess = estimated_times(read, clean + sigma_e * e) - estimated_times(read, clean)
-    return _lists(noise_shift(excess, np.zeros_like(excess), times)["delta"])
+    falling = noise_shift(excess[:, ::-1], np.zeros_like(excess), times[::-1])["delta"]
+    return _lists({end: values[::-1] for end, values in falling.items()})
 
 
 class Bench(NamedTuple):

@@ -27,7 +27,7 @@ from nag.samplers.time_grids import GRIDS
 from nag.support.device import best_device, can_compile, maybe_compile, resolve_precision
 from nag.support.files import atomic
 from nag.support.paths import BUILD, ROOT
-from nag.support.rng import ImageNoise
+from nag.support.rng import SEEDS, ImageNoise
 
 Interval = tuple[float, float]
 
@@ -90,6 +90,8 @@ class SampleConfig(BaseModel):
     @model_validator(mode="after")
     def _known(self) -> "SampleConfig":
         resolve(self.sampler)
+        if self.first_seed + self.n_images > SEEDS:
+            raise ValueError(f"seeds from {self.first_seed} on pass 2^63 - 1: choose smaller ones")
         if self.grid not in ("default", *GRIDS):
             raise ValueError(f"unknown grid {self.grid!r}: choose one of {sorted(GRIDS)}")
         return self
@@ -120,8 +122,8 @@ class SampleConfig(BaseModel):
 
 
 def labels_of(seeds: Sequence[int], classes: int) -> Tensor:
-    """Balanced labels: seed modulo the number of classes, (B,) int64."""
-    return torch.tensor([seed % classes for seed in seeds])
+    """Balanced labels: seed modulo the number of classes, (B,) int64; all 0 without classes."""
+    return torch.tensor([seed % max(1, classes) for seed in seeds])
 
 
 def sample(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from nag.interpolant import coefficients, convert
+from nag.interpolant import coefficients, convert, falling
 from nag.samplers.one_step import Noise, State
 
 Time = float | Tensor
@@ -47,7 +47,7 @@ def corrected_ddim(
     Yields every state with its nominal time. Step(x, t, s) is plain DDIM; the field must take t as
     (B,) if a level is."""
     yield x, float(times[0])
-    for t, s in pairwise(times.tolist()):
+    for t, s in pairwise(falling(times)):
         x, now, then, seen, scale = adjust(x, t, s)
         given = now if seen is None else seen
         v = field(x, given)

@@ -17,6 +17,7 @@ from nag.estimator import scaled_log
 from nag.interpolant import PURE_NOISE, add_noise, coefficients, time_of_ratio
 from nag.models import BatchLoss, DiT
 from nag.rivals.corrected_ddim import Adjust, Step
+from nag.support.labels import check_range
 
 ETA = 0.5  # training scales the noise by 1 + eta, eta uniform in [-ETA, ETA]
 STYLES = ("pred", "pred_partial")
@@ -106,7 +107,9 @@ def level_loss(denoiser: DiT, images: Tensor, labels: Tensor, path: str = "linea
 
     for states alpha x_0 + sigma (1 + eta) eps of n numbers an image. t is uniform; on the path
     "ddpm" it takes that path's 1000 levels. The denoiser must be on the device of the head, which
-    the loss is given (Abuduweili et al., TMLR 2025)."""
+    the loss is given (Abuduweili et al., TMLR 2025). Raises ValueError for labels that it does
+    not have."""
+    check_range(labels, denoiser.config.classes)
 
     def loss(head: LevelHead, index: Tensor, gen: torch.Generator) -> Tensor:
         device = next(head.parameters()).device

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nag.interpolant import PURE_NOISE, coefficients, convert, widest
+from nag.interpolant import PURE_NOISE, coefficients, convert, falling, widest
 from nag.samplers.one_step import Noise, State, drawn
 
 
@@ -37,7 +37,7 @@ def dpmpp_2m(
     """
     yield x, float(times[0])
     before = None  # x_0-prediction and lambda of the step before
-    for t, s in pairwise(times.tolist()):
+    for t, s in pairwise(falling(times)):
         x0 = convert(field(x, t), x, t, "v", "x0", path)
         _, sigma_t, lambda_t = _level(t, x, path)
         alpha_s, sigma_s, lambda_s = _level(s, x, path)
@@ -112,7 +112,7 @@ def unipc(
     corrected one."""
     memory: deque = deque(maxlen=order)  # (x_0-prediction, lambda) of past times, newest last
     step: _Step | None = None  # the one before, if it can be corrected
-    for k, (t, s) in enumerate(pairwise(times.tolist())):
+    for k, (t, s) in enumerate(pairwise(falling(times))):
         x0 = convert(field(x, t), x, t, "v", "x0", path)
         if step is not None:
             x = step.corrected(x0)

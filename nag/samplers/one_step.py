@@ -19,7 +19,15 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from nag.ddpm import log_variance, posterior, with_variance
-from nag.interpolant import Coefficients, coefficients, convert, widest
+from nag.interpolant import (
+    PATHS,
+    PURE_NOISE,
+    Coefficients,
+    coefficients,
+    convert,
+    falling,
+    widest,
+)
 
 Field = Callable[[Tensor, float], Tensor]
 Noise = Callable[[Sequence[int]], Tensor]
@@ -27,10 +35,13 @@ State = tuple[Tensor, float]
 
 
 def drawn(noise: Noise | None, x: Tensor) -> Tensor:
-    """Fresh noise like x; raises ValueError if there is none to draw from."""
+    """Fresh noise like x; raises ValueError if there is none to draw from, or not one for each."""
     if noise is None:
         raise ValueError("this sampler is stochastic: give it a noise, such as nag.ImageNoise")
-    return noise(x.shape[1:]).to(x)
+    fresh = noise(x.shape[1:]).to(x)
+    if fresh.shape != x.shape:
+        raise ValueError(f"{len(fresh)} noise streams for {len(x)} states: give each its own seed")
+    return fresh
 
 
 def euler_step(
@@ -51,7 +62,7 @@ def euler(
 ) -> Iterator[State]:
     """Euler's method for the probability-flow ODE dx = v dt; one evaluation a step."""
     yield x, float(times[0])
-    for t, s in pairwise(times.tolist()):
+    for t, s in pairwise(falling(times)):
         x = euler_step(field, x, t, s)
         yield x, s
 
@@ -63,7 +74,7 @@ def heun(
     (Karras et al., 2022).
     """
     yield x, float(times[0])
-    for t, s in pairwise(times.tolist()):
+    for t, s in pairwise(falling(times)):
         v = field(x, t)
         predicted = x + (s - t) * v
         x = predicted if s == times[-1] else x + (s - t) * 0.5 * (v + field(predicted, s))
@@ -75,7 +86,7 @@ def midpoint(
 ) -> Iterator[State]:
     """The explicit midpoint rule, of second order; two evaluations a step."""
     yield x, float(times[0])
-    for t, s in pairwise(times.tolist()):
+    for t, s in pairwise(falling(times)):
         middle = (t + s) / 2
         x = x + (s - t) * field(x + (middle - t) * field(x, t), middle)
         yield x, s
@@ -95,7 +106,7 @@ def dopri5(
 
     The ODE is evaluated at the end too: a network that predicts eps wants a grid that ends above 0.
     """
-    at = times.to(x.device, x.dtype)
+    numbers, at = falling(times), times.to(x.device, x.dtype)
     states = odeint(
         lambda t, y: field(y, float(t)),
         x,
@@ -105,7 +116,7 @@ def dopri5(
         method="dopri5",
         options={"step_t": at[-1:], "dtype": widest(x.device)},
     )  # step_t: else it oversteps the data
-    yield from zip(states, times.tolist(), strict=True)
+    yield from zip(states, numbers, strict=True)
 
 
 # The diffusion coefficient D of the reverse SDE dx = (v - D s) dt + sqrt(2 D) dW is free; SiT's
@@ -142,11 +153,17 @@ def _last_step(
     return x + (s - t) * (drift if kind == "mean" else v)
 
 
-def _check_sde(diffusion: str, last_step: str) -> None:
+def _check_sde(diffusion: str, last_step: str, start: float, path: str) -> None:
     if diffusion not in DIFFUSIONS or last_step not in LAST_STEPS:
         raise ValueError(
             f"unknown diffusion {diffusion!r} or last step {last_step!r}: choose from "
             f"{sorted(DIFFUSIONS)} and {LAST_STEPS}"
+        )
+    at_start = PATHS[path](torch.tensor(start, dtype=torch.float64))
+    if diffusion == "sbdm" and at_start.alpha < PURE_NOISE:
+        raise ValueError(
+            f"the diffusion 'sbdm' has no bound at t = {start:g}, where the path {path!r} is pure "
+            "noise: begin the grid below 1, such as uniform(50, 0.99)"
         )
 
 
@@ -182,9 +199,9 @@ def euler_maruyama(
     By default D = sigma_t. The last step, which should end at 0, has no noise: along the drift
     ("mean"), along v ("euler") or to E[x_0 | x_t] ("tweedie"). Raises ValueError for other names.
     """
-    _check_sde(diffusion, last_step)
+    _check_sde(diffusion, last_step, float(times[0]), path)
     yield x, float(times[0])
-    for t, s in pairwise(times.tolist()):
+    for t, s in pairwise(falling(times)):
         last = s == times[-1]
         x = euler_maruyama_step(field, x, t, s, noise, path, last, diffusion, last_step)
         yield x, s
@@ -202,9 +219,9 @@ def stochastic_heun(
     """SiT's Heun for the same SDE: the noise first, then Heun's step along the drift; two
     evaluations a step.
     """
-    _check_sde(diffusion, last_step)
+    _check_sde(diffusion, last_step, float(times[0]), path)
     yield x, float(times[0])
-    for t, s in pairwise(times.tolist()):
+    for t, s in pairwise(falling(times)):
         if s == times[-1]:
             v, drift, _ = _reverse_drift(field, x, t, path, diffusion)
             x = _last_step(last_step, x, t, s, v, drift, path)
@@ -248,7 +265,7 @@ def ddpm(
     The variance is the posterior's, or the learned one of a field that has it (nag.ddpm).
     """
     yield x, float(times[0])
-    for t, s in pairwise(times.tolist()):
+    for t, s in pairwise(falling(times)):
         x = ddpm_step(field, x, t, s, noise, path)
         yield x, s
 
@@ -286,6 +303,6 @@ def ddim(
     (Song et al., 2021).
     """
     yield x, float(times[0])
-    for t, s in pairwise(times.tolist()):
+    for t, s in pairwise(falling(times)):
         x = ddim_step(field, x, t, s, noise, path, eta=eta)
         yield x, s

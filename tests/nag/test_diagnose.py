@@ -22,14 +22,16 @@ from nag.diagnose import (
 from nag.interpolant import coefficients
 from nag.samplers.one_step import ddim, euler_maruyama, heun
 from nag.samplers.time_grids import uniform
-from nag.shift import forward_states
+from nag.shift import estimated_times, forward_states, noise_shift
 from nag.support.rng import ImageNoise, generator
 
 MEAN, STD = 0.3, 0.5  # of Gaussian data
 BLACK = torch.zeros(
     150, 1, 12, 12
 )  # of these images x_t = sigma_t eps, so the noise level is the root mean square
-VP = [name for name, kind in SCHEDULERS.items() if kind != "flow"]
+EDM = ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"]
+VP = [name for name, kind in SCHEDULERS.items() if kind != "flow" and name not in EDM]
+ORDINARY = [name for name in VP if name not in ("HeunDiscreteScheduler", "LCMScheduler")]
 
 
 def rms(x):
@@ -37,9 +39,9 @@ def rms(x):
 
 
 def make(name, **settings):
-    if SCHEDULERS[name] == "table":
+    if SCHEDULERS[name] in ("table", "stride"):
         settings = {"clip_sample": False} | settings
-    if SCHEDULERS[name] != "flow":
+    if name in VP:
         settings = {"timestep_spacing": "trailing"} | settings
     return getattr(diffusers, name)(**settings)
 
@@ -156,7 +158,7 @@ def test_neither_measurement_depends_on_the_batch():
 # diffusers' schedulers
 
 
-@pytest.mark.parametrize("name", VP)
+@pytest.mark.parametrize("name", ORDINARY)
 @pytest.mark.parametrize("spacing", ["trailing", "leading"])
 def test_levels_are_the_timesteps_and_then_the_data(name, spacing):
     scheduler = make(name, beta_start=1e-4, beta_end=0.02, timestep_spacing=spacing)
@@ -193,6 +195,51 @@ def test_flow_levels_of_a_shifted_grid_and_of_a_general_solver():
     np.testing.assert_allclose(factor, 1, atol=1e-4)
 
 
+def test_heun_takes_two_calls_a_step_and_gives_the_state_after_the_second():
+    scheduler = make("HeunDiscreteScheduler", beta_start=1e-4, beta_end=0.02)
+    scheduler.set_timesteps(10)
+    times, factor = scheduler_levels(scheduler)
+    np.testing.assert_allclose(times, [*np.arange(1, 0, -0.1), 0], atol=1e-5)
+    assert factor.shape == (11,) and len(scheduler.timesteps) == 19
+    states, _ = scheduler_states(perfect(scheduler), scheduler, torch.randn(2, 1, 4, 4), 10)
+    assert states.shape == (2, 11, 1, 4, 4)
+
+
+@pytest.mark.parametrize("name", EDM)
+def test_a_perfect_edm_network_makes_forward_states(name):
+    """EDM's network says F of c_in x, with x_0 = c_skip x + c_out F (Karras et al., 2022)."""
+    scheduler = make(name)
+
+    def call(scaled, timestep):
+        sigma, s = (4 * timestep).exp(), scheduler.config.sigma_data
+        x = scaled * (sigma**2 + s**2).sqrt()
+        x0 = MEAN + STD**2 * (x - MEAN) / (STD**2 + sigma**2)
+        skip, out = s**2 / (sigma**2 + s**2), sigma * s / (sigma**2 + s**2).sqrt()
+        return (x0 - skip * x) / out
+
+    noise = torch.randn(300, 1, 8, 8, generator=generator(1))
+    states, times = scheduler_states(call, scheduler, noise, 100, "linear")
+    sigma = scheduler.sigmas.double()
+    torch.testing.assert_close(times, sigma / (1 + sigma), atol=1e-5, rtol=0)
+    c, flat = coefficients("linear", times, times), states.transpose(0, 1).flatten(1).double()
+    torch.testing.assert_close(flat.mean(1), c.alpha * MEAN, atol=0.04, rtol=0)
+    std = (c.alpha**2 * STD**2 + c.sigma**2).sqrt()
+    torch.testing.assert_close(flat.std(1), std, atol=0, rtol=0.04)
+
+
+def test_lcm_noises_its_estimate_again_at_every_level():
+    scheduler = make("LCMScheduler", beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
+    scheduler.set_timesteps(4)
+    times, _ = scheduler_levels(scheduler)
+    np.testing.assert_allclose(times, [*(scheduler.timesteps + 1) / 1000, 0], atol=1e-5)
+    noise = ImageNoise(range(100))
+    x = noise((1, 8, 8))
+    states, _ = scheduler_states(perfect(scheduler, 0, 0), scheduler, x, 4, generator=noise.streams)
+    std = states.transpose(0, 1).flatten(1).std(1).double()
+    sigma = coefficients("ddpm", times, times).sigma
+    torch.testing.assert_close(std, sigma, rtol=0.03, atol=2e-3)
+
+
 def test_a_last_step_that_does_not_reach_the_data_is_at_its_own_level():
     kept = make("DDIMScheduler", set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading")
     kept.set_timesteps(
@@ -207,7 +254,7 @@ def test_a_last_step_that_does_not_reach_the_data_is_at_its_own_level():
 @pytest.mark.parametrize(
     ("name", "path"),
     [
-        *((name, "ddpm") for name in VP),
+        *((name, "ddpm") for name in [*ORDINARY, "HeunDiscreteScheduler"]),
         ("FlowMatchEulerDiscreteScheduler", "linear"),
         ("FlowMatchEulerDiscreteScheduler", "cosine"),
         ("DDIMScheduler", "linear"),
@@ -304,14 +351,12 @@ def test_an_object_with_a_sample_is_as_good_as_a_tensor():
 def test_an_unsupported_scheduler_is_refused_by_name():
     with pytest.raises(
         ValueError,
-        match=r"levels of HeunDiscreteScheduler are not known here: use one of .*DDIMScheduler",
+        match=r"levels of PNDMScheduler are not known here: use one of .*DDIMScheduler",
     ):
-        scheduler_states(
-            lambda x, t: x, diffusers.HeunDiscreteScheduler(), torch.zeros(1, 1, 4, 4), 5
-        )
+        scheduler_states(lambda x, t: x, diffusers.PNDMScheduler(), torch.zeros(1, 1, 4, 4), 5)
 
 
-def test_levels_that_rise_and_unknown_paths_are_refused():
+def test_levels_that_rise_or_repeat_and_unknown_paths_are_refused():
     scheduler = make("FlowMatchEulerDiscreteScheduler", invert_sigmas=True)
     scheduler.set_timesteps(5)
     with pytest.raises(
@@ -320,15 +365,144 @@ def test_levels_that_rise_and_unknown_paths_are_refused():
         scheduler_levels(scheduler, "linear")
     with pytest.raises(ValueError, match="unknown path 'edm': choose one of"):
         scheduler_levels(scheduler, "edm")
+    for name in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler"):
+        many = make(name, num_train_timesteps=10)
+        many.set_timesteps(20)
+        with pytest.raises(ValueError, match=f"this {name} takes a timestep twice: use fewer"):
+            scheduler_levels(many)
 
 
-def test_a_control_of_other_times_and_a_field_without_a_velocity_are_refused():
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+def test_a_first_timestep_that_comes_twice_is_no_reason_to_begin_at_the_second(name):
+    """Karras' levels, rounded to whole timesteps, repeat them."""
+    scheduler = make(name, use_karras_sigmas=True, num_train_timesteps=10)
+    scheduler.set_timesteps(100)
+    assert scheduler.timesteps[0] == scheduler.timesteps[1]
+    states, times = scheduler_states(
+        perfect(scheduler, 0, 0), scheduler, torch.randn(2, 1, 4, 4), 100
+    )
+    assert states.shape[1] == len(times) and torch.isfinite(states).all()
+
+
+SHIFTS = {
+    "field": lambda control, times, **more: measure_shift(
+        lambda x, t: x / t, control, times, rms, resamples=10, **more
+    ),
+    "levels": lambda control, times, **more: noise_shift(
+        np.asarray(estimated_times(rms, control)),
+        np.asarray(estimated_times(rms, control)),
+        np.asarray(times),
+        10,
+    ),
+}
+
+
+@pytest.mark.parametrize("measure", SHIFTS.values(), ids=SHIFTS)
+@pytest.mark.parametrize(
+    "times",
+    [
+        torch.linspace(0, 1, 11),
+        torch.linspace(999, 0, 11),
+        torch.tensor([1, 0.5, 0.5, 0.1, 0]),
+        torch.tensor([1, 0.5, torch.nan, 0.1, 0]),
+    ],
+    ids=["of SiT", "timesteps", "repeated", "NaN"],
+)
+def test_times_that_do_not_fall_are_refused(measure, times):
+    control = forward_states(BLACK[:3], uniform(len(times) - 1))
+    with pytest.raises(ValueError, match=r"times must fall from noise.*1 - t of times in SiT's"):
+        measure(control, times)
+
+
+@pytest.mark.parametrize("measure", SHIFTS.values(), ids=SHIFTS)
+def test_states_with_nan_and_a_single_image_are_refused(measure):
+    times = uniform(10)
+    control = forward_states(BLACK[:3], times)
+    with pytest.raises(ValueError, match="1 sampled and 1 real images: .* at least 2 of each"):
+        measure(control[:1], times)
+    for bad in (torch.nan, torch.inf):
+        spoiled = control.clone()
+        spoiled[2, 4, 0, 0, 0] = bad
+        with pytest.raises(FloatingPointError, match="1 of 3 images have states with NaN or inf"):
+            measure(spoiled, times)
+
+
+def test_all_of_that_is_refused_before_anything_is_sampled():
+    def never(*_):
+        raise AssertionError("sampled")
+
+    scheduler, times = make("DDIMScheduler"), uniform(10)
+    control = forward_states(BLACK[:3], times)
+    with pytest.raises(ValueError, match="1 sampled and 3 real"):
+        measure_shift(never, control, times, rms, n=1)
+    with pytest.raises(ValueError, match="0 sampled and 3 real"):
+        scheduler_shift(never, scheduler, BLACK[:3], rms, 10, n=0)
+    with pytest.raises(ValueError, match="no time in"):
+        scheduler_shift(never, scheduler, BLACK[:3], rms, 2)
+    with pytest.raises(ValueError, match=r"images are torch.uint8 of shape \(3, 1, 12, 12\)"):
+        scheduler_shift(never, scheduler, BLACK[:3].byte(), rms, 10)
+    spoiled = BLACK[:3].clone()
+    spoiled[1, 0, 0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match="1 of 3 images"):
+        scheduler_shift(never, scheduler, spoiled, rms, 10)
+
+
+def test_a_control_of_other_times_and_a_field_that_cannot_begin_at_noise_are_refused():
     control = forward_states(BLACK[:3], uniform(10))
     with pytest.raises(
         ValueError, match=r"shape \(3, 11, 1, 12, 12\): give forward states .*the K = 6 times"
     ):
         measure_shift(lambda x, t: x, control, uniform(5), rms)
-    with pytest.raises(
-        FloatingPointError, match="begin where alpha_t > 0 unless the field predicts v"
+    for kind in ("eps", "score"):
+        with pytest.raises(ValueError, match=r"nothing of x_0 at t = 1.*begin the grid below 1"):
+            measure_shift(lambda x, t: x, control, uniform(10), rms, prediction=kind)
+
+
+# what a model may return
+
+RETURNS = {
+    "a tensor": lambda out: out,
+    "an object": Transformer2DModelOutput,
+    "a tuple": lambda out: (out,),
+    "twice the channels": lambda out: torch.cat([out, out + 5], 1),
+    "an object of twice the channels": lambda out: Transformer2DModelOutput(
+        torch.cat([out, out - 5], 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("form", RETURNS.values(), ids=RETURNS)
+def test_what_a_model_returns_may_have_any_usual_form(form):
+    times, scheduler = uniform(10), make("DDIMScheduler")
+    control, call = forward_states(BLACK[:3], times), perfect(scheduler)
+    for measure in (
+        lambda form: measure_shift(
+            lambda x, t: form(x / (t + 0.1)), control, times, rms, resamples=10
+        ),
+        lambda form: scheduler_shift(
+            lambda x, t: form(call(x, t)), scheduler, BLACK[:3], rms, 10, resamples=10
+        ),
     ):
-        measure_shift(lambda x, t: x, control, uniform(10), rms, prediction="eps")
+        plain = measure(RETURNS["a tensor"])["delta"]["value"]
+        np.testing.assert_array_equal(measure(form)["delta"]["value"], plain)
+
+
+def test_ddpm_gets_a_learned_variance_and_others_do_not():
+    learned = make("DDPMScheduler", variance_type="learned_range")
+    call, x = perfect(learned), torch.randn(2, 1, 4, 4)
+
+    def both(x, t):
+        return torch.cat([call(x, t), torch.ones_like(x)], 1)  # the upper end: beta's variance
+
+    large = make("DDPMScheduler", variance_type="fixed_large")
+    ours, theirs = (
+        scheduler_states(both, s, x, 10, generator=generator(3))[0] for s in (learned, large)
+    )
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("out", [None, "x", torch.zeros(2, 3, 4, 4), torch.zeros(1, 1, 4, 4)])
+def test_anything_else_is_refused(out):
+    scheduler = make("DDIMScheduler")
+    with pytest.raises(ValueError, match="it must return a tensor of that shape, or with twice"):
+        scheduler_states(lambda x, t: out, scheduler, torch.zeros(2, 1, 4, 4), 5)

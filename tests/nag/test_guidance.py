@@ -340,3 +340,66 @@ def test_times_per_sample_must_not_make_images_depend_on_their_batch(x, where):
     ):
         GuidedField(Toy(), LABELS, [term])(x, torch.linspace(0.1, 0.9, B))
     GuidedField(Toy(), LABELS, [term])(x, torch.full((B,), 0.5))
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (torch.arange(1, 11), "labels 1 to 10 for a network of 10 classes: they must be 0 to 9"),
+        (torch.tensor([0, -1]), "labels -1 to 0 for a"),
+        (torch.tensor([0.0, 1.0]), r"must be int64 of shape \(B,\), not torch.float32"),
+        (torch.zeros(2, 1, dtype=torch.long), r"not torch.int64 of \(2, 1\)"),
+    ],
+)
+def test_labels_that_the_network_does_not_have_are_refused(labels, words):
+    with pytest.raises(ValueError, match=words):
+        GuidedField(Toy(), labels)
+
+
+def test_no_class_is_asked_for_by_intent(x):
+    net, labels = Toy(), torch.tensor([0, CLASSES, 9, CLASSES, 3])
+    field = GuidedField(net, labels, null_class=True)
+    assert torch.equal(field(x, T), net(x, torch.full((B,), T), labels, torch.zeros(B).bool()))
+    with pytest.raises(ValueError, match="labels 1 to 11 for a network of 11"):
+        GuidedField(net, labels + 1, null_class=True)
+    without = Toy(classes=0)  # a network without classes has no class alone
+    assert GuidedField(without, torch.zeros(B, dtype=torch.long))(x, T).shape == x.shape
+
+
+@pytest.mark.parametrize("states", [16, 1])
+def test_each_state_needs_its_label(states):
+    with pytest.raises(ValueError, match=f"{states} states and 5 labels: .* as seeds"):
+        GuidedField(Toy(), LABELS)(torch.randn(states, 4, 3, 3), T)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 9), (1, 16, 16), (4, 8, 8)])
+def test_a_state_of_another_size_is_refused(tiny, shape):
+    with pytest.raises(ValueError, match=r"states \(.*\) do not fit a network for \(1, 8, 8\)"):
+        GuidedField(tiny(classes=CLASSES), LABELS)(torch.randn(B, *shape), T)
+
+
+def test_an_eps_network_cannot_begin_at_pure_noise(x):
+    words = "nothing of x_0 at t = 1.*begin the grid below 1"
+    field = GuidedField(Always("eps"), LABELS, [noise_awareness(1.0)])
+    with pytest.raises(ValueError, match=words):
+        field(x, 1.0)
+    assert field(x, 0.99).isfinite().all()
+    second = GuidedField(Always("v"), LABELS, [autoguidance(1.5, Always("eps"))])
+    with pytest.raises(ValueError, match=words):
+        second(x, 1.0)
+    assert GuidedField(Always("x0"), LABELS)(x, 1.0).isfinite().all()
+
+
+@pytest.mark.parametrize("form", [lambda out: (out,), lambda out: SimpleNamespace(sample=out)])
+def test_what_a_network_returns_may_have_any_usual_form(x, form):
+    net, wrapped = Toy(), Toy()
+    wrapped.__class__ = type("Wrapped", (Toy,), {"__call__": lambda *a: form(Toy.__call__(*a))})
+    terms = [noise_awareness(1.0)]
+    assert torch.equal(GuidedField(wrapped, LABELS, terms)(x, T), guided(terms, x, net))
+
+
+class Always(Toy):
+    """It says its state, whatever it predicts."""
+
+    def __call__(self, x, t, y, drop_noise):
+        return x

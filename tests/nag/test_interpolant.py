@@ -1,11 +1,22 @@
 """Paths against autograd, numpy and their definitions; conversions against known x0 and eps."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
-from nag.interpolant import PATHS, PREDICTIONS, add_noise, coefficients, convert, velocity_target
+from nag.interpolant import (
+    PATHS,
+    PREDICTIONS,
+    add_noise,
+    coefficients,
+    convert,
+    falling,
+    from_score,
+    velocity_target,
+)
 
 TIMES = torch.tensor(
     [0.0137, 0.2104, 0.50037, 0.7702, 0.9931], dtype=torch.float64
@@ -110,3 +121,31 @@ def test_unknown_names_list_the_known_ones():
     for pair in (("noise", "v"), ("v", "noise")):
         with pytest.raises(ValueError, match="unknown prediction 'noise'.*v.*eps.*x0.*score"):
             convert(x, x, 0.5, *pair)
+
+
+@pytest.mark.parametrize("path", ["linear", "cosine"])
+@pytest.mark.parametrize("source", ["eps", "score"])
+def test_pure_noise_says_nothing_of_the_image(path, source):
+    x = torch.randn(2, 1, 3, 3)
+    for target in ("v", "x0"):
+        for t in (1, 1.0, torch.tensor(1.0)):
+            with pytest.raises(ValueError, match=f"nothing of x_0 at t = 1.*{path!r} is pure"):
+                convert(x, x, t, source, target, path)
+            with pytest.raises(ValueError, match="begin the grid below 1"):
+                from_score(x, t, target, path)
+        assert convert(x, x, 0.999, source, target, path).isfinite().all()
+    for target in ("eps", "score"):
+        assert convert(x, x, 1.0, source, target, path).isfinite().all()
+
+
+@pytest.mark.parametrize("path", ["vp", "ddpm"])
+def test_paths_that_keep_some_signal_may_begin_at_one(path):
+    x = torch.randn(2, 1, 3, 3)
+    assert convert(x, x, 1.0, "eps", "v", path).isfinite().all()
+
+
+def test_falling_times_are_numbers_and_others_are_refused():
+    assert falling(torch.tensor([1, 0.5, 0])) == falling(np.array([1, 0.5, 0])) == [1.0, 0.5, 0.0]
+    for bad in ([0, 0.5, 1], [1, 0.5, 0.5], [1.001, 0.5], [0.5, -0.1], [1, math.nan, 0]):
+        with pytest.raises(ValueError, match=r"times must fall.*go from \S+ to \S+: take 1 - t"):
+            falling(torch.tensor(bad))

@@ -210,3 +210,17 @@ def test_recorder_and_interpolant_agree():
     x0, eps, t = torch.full((2, 1, 1, 1), 2.0), torch.randn(2, 1, 1, 1), torch.tensor([0.2, 0.9])
     x, s = add_noise(x0, eps, t), t.view(-1, 1, 1, 1)
     assert_close((x - (1 - s) * 2) / s - 2, velocity_target(x0, eps, t), rtol=1e-4, atol=1e-5)
+
+
+def test_labels_that_the_network_or_the_images_do_not_have_are_refused():
+    images, gen = torch.zeros(20, 1, 1, 1), torch.Generator().manual_seed(0)
+    labels = torch.arange(20) % 10
+    late = labels.clone()
+    late[19] = 10  # of an image that this batch does not have
+    for bad in (labels + 1, labels - 1, late):
+        with pytest.raises(ValueError, match="for a network of 10 classes"):
+            denoising_loss(images, bad, 0.1, 0.1)(Recorder(), torch.arange(4), gen)
+        with pytest.raises(ValueError, match="for a network of 10 classes"):
+            condition_losses(Recorder(), images, bad, 0)
+    with pytest.raises(ValueError, match="20 images and 19 labels"):
+        denoising_loss(images, labels[:19], 0.1, 0.1)

@@ -123,6 +123,10 @@ def test_unknown_names_and_impossible_values_are_said():
     for name, value in {"steps": 0, "n_images": 0, "first_seed": -1, "network_batch": 0}.items():
         with pytest.raises(ValidationError, match=name):
             config(**{name: value})
+    for seed in (2**63, 2**63 - 3, 2**64):
+        with pytest.raises(ValidationError, match=r"pass 2\^63 - 1: choose smaller ones"):
+            SampleConfig(first_seed=seed, n_images=4)
+    assert SampleConfig(first_seed=2**63 - 4, n_images=4).seeds[-1] == 2**63 - 1
 
 
 def test_an_unknown_precision_is_refused(tiny):

@@ -3,6 +3,7 @@ learns, and that its denoiser stays as it is.
 """
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -102,7 +103,7 @@ def test_a_head_corrects_the_sampling_of_its_denoiser(tiny, path, prediction):
 class Unchanged:
     """A denoiser of no blocks that hands on its state and time, and remembers its labels."""
 
-    blocks = ()
+    blocks, config = (), SimpleNamespace(classes=10)
 
     def embed(self, x, t, y):
         self.labels = y

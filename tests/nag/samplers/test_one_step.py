@@ -21,6 +21,7 @@ from nag.samplers.one_step import (
 )
 from nag.samplers.registry import SAMPLERS, last, resolve, time_grid
 from nag.samplers.time_grids import logsnr, respaced, sde_times, uniform
+from nag.support.rng import ImageNoise
 
 MEAN, STD = 1.5, 0.5  # of the data
 ONE = torch.ones((), dtype=torch.float64)
@@ -339,3 +340,29 @@ def test_a_grid_that_ends_above_the_data_keeps_its_noise():
             SAMPLERS[name](gaussian(), x, times, lambda shape: torch.randn(n, *shape), "linear")
         )
         assert out.var().item() == pytest.approx(moments("linear", 0.2)[1].item(), rel=0.04), name
+
+
+@pytest.mark.parametrize("sampler", [*SAMPLERS.values(), dopri5], ids=[*SAMPLERS, "dopri5"])
+def test_times_that_rise_and_noise_for_other_states_are_refused(sampler):
+    x = torch.randn(3, 1, 2, 2)
+
+    def field(x, t):
+        return x
+
+    with pytest.raises(ValueError, match="take 1 - t of times in SiT's own direction"):
+        last(sampler(field, x, uniform(5).flip(0), ImageNoise(range(3))))
+    for seeds in (range(1), range(4)):
+        try:
+            last(sampler(field, x, uniform(5, 0.99), ImageNoise(seeds)))
+        except ValueError as error:
+            assert f"{len(seeds)} noise streams for 3 states" in str(error)
+        else:
+            last(sampler(field, x, uniform(5, 0.99)))  # it draws nothing
+
+
+@pytest.mark.parametrize("sampler", [euler_maruyama, stochastic_heun])
+def test_the_score_sde_cannot_begin_where_there_is_no_signal(sampler):
+    x, noise = torch.randn(2, 1, 2, 2), ImageNoise(range(2))
+    with pytest.raises(ValueError, match="'sbdm' has no bound at t = 1.*begin the grid below 1"):
+        last(sampler(gaussian(), x, uniform(5), noise, diffusion="sbdm"))
+    assert last(sampler(gaussian(), x, uniform(5, 0.99), noise, diffusion="sbdm")).isfinite().all()

@@ -1,5 +1,6 @@
 """Keyed randomness: what an image or a step draws depends on its key alone."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,3 +67,17 @@ def test_a_key_is_reproducible_and_its_order_counts():
 def test_a_negative_key_is_refused():
     with pytest.raises(ValueError):
         generator(-1)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**64, 1.5, "7", None], ids=repr)
+def test_what_is_no_seed_is_refused(seed):
+    for draw in (generator, lambda seed: generator(0, seed), lambda seed: ImageNoise([0, seed])):
+        with pytest.raises(ValueError, match=r"must be a whole number from 0 to 2\^63 - 1, not"):
+            draw(seed)
+
+
+def test_whole_numbers_of_any_type_are_the_same_seed():
+    wanted = ImageNoise([7])(SHAPE)
+    for seed in (np.int64(7), np.uint8(7), torch.tensor(7)):
+        assert torch.equal(ImageNoise([seed])(SHAPE), wanted)
+    assert not torch.equal(ImageNoise([2**63 - 1])(SHAPE), ImageNoise([2**63 - 2])(SHAPE))
