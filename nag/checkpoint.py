@@ -341,7 +341,7 @@ def _read_diffusers(folder: Path) -> tuple[dict[str, Tensor], dict]:
         raise ValueError(
             f"{folder} has another architecture than DiT, which this project cannot run: {other}"
         )
-    state = {}
+    state: dict[str, Tensor] = {}
     for file in weight_files(folder).files:
         state |= read_weights(file)[0]
     state = plain_names(state, "pos_embed.proj.weight")

@@ -1,6 +1,5 @@
 """A null noise condition for a released network: starts, trainings, errors (notebook 14)."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,7 +206,7 @@ def _spec(s: Settings, sha256: str, common: dict, arm: dict, kept: bool) -> Furt
         **arm,
         weights=str(ROOT / (s.weights or f"results/weights/{s.family}.safetensors")),
         save_steps=s.save_steps,
-        micro_batch=s.micro_batch or int(os.environ.get("NAG_MICRO_BATCH", 0)) or None,
+        micro_batch=s.micro_batch or distributed.whole_number("NAG_MICRO_BATCH", 0) or None,
         train=training,
         log_steps=max(1, min(100, training.steps // 10)),
         checkpoint=str(CHECKPOINTS / f"null-{s.family}-{key}.pt"),

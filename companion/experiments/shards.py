@@ -33,7 +33,7 @@ from nag.data.vae import decoder, fingerprint, load_vae
 from nag.pretrained.null_branch import load_null
 from nag.support import distributed
 from nag.support.device import best_device, resolve_precision
-from nag.support.files import atomic
+from nag.support.files import atomic, read_json
 from nag.support.paths import ROOT
 
 
@@ -196,10 +196,11 @@ def main() -> None:
     """Make this process's shards of the spec named on the command line."""
     if len(sys.argv) != 2:
         sys.exit("usage: torchrun --nproc-per-node N -m companion.experiments.shards SPEC.json")
-    spec = ShardConfig.model_validate_json(Path(sys.argv[1]).read_text())
-    rank, world = distributed.start()
-    run(spec, rank, world)
-    distributed.stop()
+    spec = ShardConfig.model_validate(read_json(Path(sys.argv[1])))
+    try:
+        run(spec, *distributed.start())
+    finally:
+        distributed.stop()
 
 
 if __name__ == "__main__":

@@ -355,8 +355,8 @@ def main(arguments: Sequence[str]) -> None:
             "nag.data.latents.LatentSpec)"
         )
     spec = LatentSpec.model_validate(read_json(Path(arguments[0])))
-    rank, world = start()
     try:
+        rank, world = start()
         report = encode(spec, rank, world)
         print(
             f"process {rank} of {world}: {report['encoded']} images encoded in "

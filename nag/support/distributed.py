@@ -5,6 +5,7 @@ Everything here also works in a single process that nobody launched: then there 
 nothing to agree on."""
 
 import os
+import re
 import subprocess
 import sys
 from collections import deque
@@ -24,17 +25,57 @@ TAIL = 60  # lines of a failed run's output that its error repeats
 
 
 def start() -> tuple[int, int]:
-    """Join the group if torchrun started this process, gloo on a CPU and NCCL on GPUs; returns
-    (rank, world), else (0, 1).
-    """
-    if "TORCHELASTIC_RUN_ID" in os.environ and not dist.is_initialized():
-        if torch.cuda.is_available():
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(device)
-            dist.init_process_group("nccl", timeout=PATIENCE, device_id=device)
-        else:
-            dist.init_process_group("gloo", timeout=PATIENCE)
+    """Join the group that started this process, gloo on a CPU and NCCL on GPUs; returns (rank,
+    world), (0, 1) if it was started alone.
+
+    A group is torchrun's, or that of any launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and
+    MASTER_PORT. Raises ValueError if several processes were started without these, as each would do
+    the work of all."""
+    if dist.is_initialized() or not _in_group():
+        return place()
+    if torch.cuda.is_available():
+        local = os.environ.get("LOCAL_RANK") or int(os.environ["RANK"]) % torch.cuda.device_count()
+        device = torch.device("cuda", int(local))
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", timeout=PATIENCE, device_id=device)
+    else:
+        dist.init_process_group("gloo", timeout=PATIENCE)
     return place()
+
+
+# How many processes a launcher started: in any of these, the number of a group's members.
+SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def _in_group() -> bool:
+    """Whether this process has all that joining a group takes; raises ValueError if it has a part
+    of it only.
+    """
+    if all(os.environ.get(name) for name in NEEDED):
+        rank, world = whole_number("RANK", 0), whole_number("WORLD_SIZE", 1)
+        if rank >= world:
+            raise ValueError(f"RANK is {rank} and WORLD_SIZE {world}: ranks are 0 to {world - 1}")
+        return world > 1 or "TORCHELASTIC_RUN_ID" in os.environ
+    several = [name for name in SIZES if whole_number(name, 1) > 1]
+    if several or whole_number("RANK", 0) > 0:
+        missing = ", ".join(name for name in NEEDED if not os.environ.get(name))
+        raise ValueError(
+            f"{several[0] if several else 'RANK'} says that several processes were started, but "
+            f"{missing} is not set, so that each would do the work of all: start them with "
+            "torchrun, or unset it to run alone"
+        )
+    return False
+
+
+def whole_number(name: str, default: int) -> int:
+    """A variable of the environment as a whole number from 0 on, `default` if it is not set or
+    empty; raises ValueError for anything else.
+    """
+    text = os.environ.get(name, "").strip()
+    if not re.fullmatch("[0-9]*", text):
+        raise ValueError(f"{name} is {text!r} in the environment: set a whole number, or unset it")
+    return int(text) if text else default
 
 
 def local_processes(wanted: int) -> int:
@@ -43,9 +84,9 @@ def local_processes(wanted: int) -> int:
 
     A pipeline asks with -1, so that its commands do not change with the machine.
     """
-    return (
-        wanted if wanted >= 0 else int(os.environ.get("NAG_PROCESSES", torch.cuda.device_count()))
-    )
+    if wanted >= 0:
+        return wanted
+    return whole_number("NAG_PROCESSES", torch.cuda.device_count())
 
 
 def place() -> tuple[int, int]:

@@ -74,13 +74,15 @@ def write_torch(path: Path, content: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; raises FileNotFoundError or ValueError with advice."""
+    """Read a JSON file in any encoding of Unicode, with or without a byte order mark; raises
+    FileNotFoundError or ValueError with advice.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"no results at {path}: run `dvc repro`, or the notebook that writes it"
         )
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_bytes())
     except ValueError as error:
         raise ValueError(
             f"{path} is truncated or no JSON ({error}): delete it and run `dvc repro` again"

@@ -1,5 +1,6 @@
 """Choice of device, precision and compilation, and that it is said truthfully."""
 
+import shutil
 import subprocess
 import sys
 
@@ -47,17 +48,51 @@ def test_autocast_does_what_it_is_told(precision, dtype):
 
 
 @pytest.fixture
-def no_compiler(monkeypatch):
-    monkeypatch.setattr(device.shutil, "which", lambda name: None)
+def forgetful():
     device.can_compile.cache_clear()
     yield
     device.can_compile.cache_clear()
 
 
-def test_without_a_compiler_the_module_runs_as_it_is(no_compiler):
+def script(path, text):
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize("fault", ["stale CXX", "broken g++", "no g++, though clang++ is there"])
+def test_without_a_compiler_that_works_the_module_runs_as_it_is(
+    tmp_path, monkeypatch, forgetful, fault
+):
+    from torch._inductor import config
+
+    compiler = str(tmp_path / "gone" / "g++")
+    if fault == "broken g++":  # it says its version and fails with the first file
+        compiler = script(tmp_path / "g++", 'test "$1" = --version || exit 1; echo "g++ 12"')
+    elif fault != "stale CXX":
+        script(tmp_path / "clang++", "exit 1")
+        monkeypatch.setenv("PATH", str(tmp_path))
+        compiler = "g++"
     module = torch.nn.Linear(2, 2)
-    assert device.maybe_compile(module, CPU) is module
-    assert "no C++ compiler or Python headers" in device.describe(CPU, "fp32", True)
+    with (
+        config.patch({"cpp.cxx": (None, compiler)}),
+        pytest.warns(
+            UserWarning, match=r"torch\.compile does not work here .*: running with"
+        ) as said,
+    ):
+        assert device.maybe_compile(module, CPU) is module
+        assert device.maybe_compile(module, CPU) is module
+    assert len(said) == 1 and "\n" not in str(said[0].message)
+    assert "not compiled (torch.compile does not work here)" in device.describe(CPU, "fp32", True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here")
+def test_a_compiler_that_works_is_found_once(monkeypatch, forgetful):
+    real, tried = torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda f: tried.append(f) or real(f))
+    assert device.can_compile("cpu") and device.can_compile("cpu") and len(tried) == 1
+    assert not device.can_compile("mps") and len(tried) == 1
 
 
 def test_compilation_can_be_declined():

@@ -69,7 +69,82 @@ def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch, world, micro):
         distributed.share_rows(24, micro)
 
 
-def test_alone_there_is_nothing_to_agree_on():
+@pytest.fixture
+def alone(monkeypatch):
+    """No launcher's variables, and a group that is only noted."""
+    for name in (*distributed.NEEDED, *distributed.SIZES, "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    joined = []
+    monkeypatch.setattr(
+        distributed.dist, "init_process_group", lambda backend, **_: joined.append(backend)
+    )
+    return joined
+
+
+GROUP = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
+def test_a_group_is_joined_whatever_launched_it(alone, monkeypatch):
+    for name, value in GROUP.items():
+        monkeypatch.setenv(name, value)
+    distributed.start()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    distributed.start()  # alone
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    distributed.start()  # torchrun with one process
+    assert alone == ["gloo", "gloo"]
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (
+            {"RANK": "0", "WORLD_SIZE": "2"},
+            "WORLD_SIZE says .* but MASTER_ADDR, MASTER_PORT is not",
+        ),
+        ({"RANK": "1"}, "RANK says that several processes were started"),
+        ({"WORLD_SIZE": "8", "MASTER_ADDR": ""}, "but RANK, MASTER_ADDR, MASTER_PORT is not set"),
+        (
+            {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3"},
+            "SLURM_STEP_NUM_TASKS says .*torchrun",
+        ),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "2"},
+            "OMPI_COMM_WORLD_SIZE says .*each would do the work of all",
+        ),
+        (GROUP | {"RANK": "2"}, "RANK is 2 and WORLD_SIZE 2: ranks are 0 to 1"),
+        (GROUP | {"RANK": "one"}, "RANK is 'one' in the environment: set a whole number"),
+    ],
+)
+def test_processes_that_would_each_do_all_are_refused(alone, monkeypatch, given, words):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=words):
+        distributed.start()
+    assert not alone
+
+
+@pytest.mark.parametrize(
+    "text, number", [("3", 3), ("0", 0), (" 2 ", 2), ("", 5), (" ", 5), (None, 5)]
+)
+def test_the_number_of_processes_from_the_environment(monkeypatch, text, number):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    monkeypatch.delenv("NAG_PROCESSES", raising=False)
+    if text is not None:
+        monkeypatch.setenv("NAG_PROCESSES", text)
+    assert distributed.local_processes(-1) == number and distributed.local_processes(7) == 7
+
+
+@pytest.mark.parametrize("text", ["two", "-1", "1.5", "٣"])
+def test_what_is_no_number_of_processes_is_named(monkeypatch, text):
+    monkeypatch.setenv("NAG_PROCESSES", text)
+    with pytest.raises(ValueError, match=f"NAG_PROCESSES is '{text}' in the environment: set a"):
+        distributed.local_processes(-1)
+
+
+def test_alone_there_is_nothing_to_agree_on(alone):
     assert distributed.start() == (0, 1) and distributed.any_of([True, False]) == [True, False]
     value = torch.tensor(2.5)
     assert distributed.mean(value) is value

@@ -91,6 +91,15 @@ def test_reading_json_that_is_missing_or_truncated(tmp_path):
         read_json(tmp_path / "a.json")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_json_of_other_editors_and_shells_is_read(tmp_path, encoding):
+    (tmp_path / "a.json").write_bytes('{"a": "größe"}'.encode(encoding))
+    assert read_json(tmp_path / "a.json") == {"a": "größe"}
+    (tmp_path / "a.json").write_bytes(b'{"a": "gr\xf6\xdfe"}')  # Latin-1
+    with pytest.raises(ValueError, match=r"a.json is truncated or no JSON"):
+        read_json(tmp_path / "a.json")
+
+
 def test_csv_keeps_six_digits_and_no_index(tmp_path):
     write_csv(tmp_path / "a.csv", pd.DataFrame({"name": ["p", "q"], "x": [np.pi, 1e-9 / 3]}))
     assert (tmp_path / "a.csv").read_text() == "name,x\np,3.14159\nq,3.33333e-10\n"
