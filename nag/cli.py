@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add("--n", type=_positive, default=200, help="sampled images (%(default)s)")
     add("--steps", type=_positive, default=50, help="steps of the scheduler (%(default)s)")
     add("--batch", type=_positive, default=16, help="images sampled at once (%(default)s)")
+    add("--size", type=_positive, help="of the images in pixels (the pipeline's own)")
     add("--prompts", type=_lines, default=[], help="a file with one prompt a line")
     add("--guidance-scale", type=float, help="the pipeline's own by default")
     add("--images-seen", type=_positive, default=400_000, help="of the estimator (%(default)s)")
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prompts=given.prompts,
             scale=given.guidance_scale,
             seed=given.seed,
+            size=given.size,
         )
     except ImportError as error:
         print(f"nag: {error}: pip install diffusers matplotlib", file=sys.stderr)

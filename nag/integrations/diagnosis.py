@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from nag.integrations.level_estimator import LevelEstimator, path_of
-from nag.integrations.recorder import Recording
+from nag.integrations.recorder import Recording, on_path
 from nag.shift import Estimator, estimated_times, forward_states, noise_shift
 from nag.support.files import read_json, write_json
 from nag.support.uncertainty import show, sign
@@ -20,6 +21,7 @@ from nag.support.uncertainty import show, sign
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+BATCH_NUMBERS = 2**25  # of the control's states, made and read at once
 CONTROL_SEED = 10**6  # of the noise of forward states; samples begin at seed 0
 OWN_SAMPLES = (
     "The control are the model's own samples, noised again. So the shift says whether the states "
@@ -117,7 +119,6 @@ def diagnose(
     images: Tensor | None = None,
     path: str | None = None,
     *,
-    batch: int = 250,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Diagnosis:
@@ -133,16 +134,21 @@ def diagnose(
         raise ValueError(
             "the estimator has no path: give path=, that of the states it was trained on"
         )
-    states, times = recording.on(path_of(path))
+    states, _ = recording.on(path_of(path))
+    times = torch.tensor([on_path(*level, path)[0] for level in recording.levels])
     if not bool(states.isfinite().all()):
         raise FloatingPointError("a recorded state is NaN or infinite: use float32 or more steps")
+    batch = max(1, BATCH_NUMBERS // (len(times) * states[0, 0].numel()))
     control = states[:, -1] if images is None else images
     if control.shape[1:] != states.shape[2:]:
         raise ValueError(
             f"images of shape {tuple(control.shape[1:])} cannot be the control of states of shape "
             f"{tuple(states.shape[2:])}: for a latent model encode them first"
         )
-    ours = np.concatenate([estimated_times(estimator, part) for part in states.split(batch)])
+    if recording.readings:
+        ours = torch.cat(recording.readings).numpy()
+    else:
+        ours = np.concatenate([estimated_times(estimator, part) for part in states.split(batch)])
     forward = np.concatenate(
         [
             estimated_times(

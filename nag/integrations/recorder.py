@@ -27,13 +27,15 @@ class Recording:
     """States (N, K + 1, C, H, W) of N images and the K + 1 levels that they share.
 
     `conditions` has one entry a run, such as its labels or prompts. `unlike` counts the states that
-    were changed between two steps, by inpainting for example. Raises ValueError where it is read if
-    nothing was recorded, or if runs have other levels or shapes."""
+    were changed between two steps, by inpainting for example. With an estimator, `readings` are its
+    levels (B, K + 1) of each run's states, and of these only the last is kept. Raises ValueError
+    where it is read if nothing was recorded, or if runs have other levels or shapes."""
 
     runs: list[Tensor] = field(default_factory=list)  # (B, K + 1, C, H, W) each
     run_levels: list[tuple[Level, ...]] = field(default_factory=list)
     conditions: list[Any] = field(default_factory=list)
     unlike: int = 0
+    readings: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def of(cls, states: Tensor, levels: Sequence[tuple[float, float]]) -> "Recording":
@@ -74,14 +76,25 @@ class Recording:
         Beyond the most noise that the path has, t is 1. Raises ValueError for an unknown path."""
         if path not in PATHS:
             raise ValueError(f"unknown path {path!r}: choose one of {sorted(PATHS)}")
-        alpha, sigma = torch.tensor(self.levels, dtype=torch.float64).T
-        times = torch.where(sigma > 0, time_of_ratio(sigma / alpha.clamp_min(1e-12), path), 0.0)
-        times = times.round(decimals=5)  # the schedulers' tables are float32
-        own = PATHS[path](times)
-        factor = (own.alpha.square() + own.sigma.square()).sqrt() / torch.hypot(alpha, sigma)
-        factor = torch.where(sigma > 0, factor, 1 / alpha)
+        scaled = [on_path(*level, path) for level in self.levels]
+        times = torch.tensor([t for t, _ in scaled], dtype=torch.float64)
+        factor = torch.tensor([f for _, f in scaled])
         states = self.states
+        if self.readings:
+            times, factor = times[-1:], factor[-1:]
         return states * factor.to(states).view(-1, *[1] * (states.ndim - 2)), times
+
+
+def on_path(alpha: float, sigma: float, path: str) -> tuple[float, float]:
+    """t of a level on `path`, and the factor that brings a state of this level to the path's scale.
+
+    sigma_t / alpha_t = sigma / alpha"""
+    if sigma <= 0:
+        return 0.0, 1 / alpha
+    ratio = torch.tensor(sigma / max(alpha, 1e-12), dtype=torch.float64)
+    t = time_of_ratio(ratio, path).round(decimals=5)  # the schedulers' tables are float32
+    own = PATHS[path](t)
+    return float(t), math.hypot(float(own.alpha), float(own.sigma)) / math.hypot(alpha, sigma)
 
 
 def unpack(latents: Tensor, height: int | None = None, width: int | None = None) -> Tensor:
@@ -104,8 +117,15 @@ def unpack(latents: Tensor, height: int | None = None, width: int | None = None)
 class _Recorder:
     """What stands in for `scheduler.step` while it records."""
 
-    def __init__(self, scheduler: Any, shape: Callable[[Tensor], Tensor], halve: bool | None):
+    def __init__(
+        self,
+        scheduler: Any,
+        shape: Callable[[Tensor], Tensor],
+        halve: bool | None,
+        estimator: Callable[[Tensor], Tensor] | None,
+    ):
         self.scheduler, self.shape, self.halve = scheduler, shape, halve
+        self.estimator = estimator
         self.read = reader(scheduler)
         self.step, self.set_timesteps = scheduler.step, scheduler.set_timesteps
         self.signature = inspect.signature(self.step)
@@ -123,7 +143,12 @@ class _Recorder:
         """Close the run with the state that its last step gave."""
         if self.last is not None:
             state, level = self.last
-            self.recording.runs.append(torch.stack([*self.states, state], dim=1))
+            if self.estimator is None:
+                self.recording.runs.append(torch.stack([*self.states, state], dim=1))
+            else:
+                last = self.read_level(state, level)
+                self.recording.runs.append(state[:, None])
+                self.recording.readings.append(torch.stack([*self.states, last], dim=1))
             self.recording.run_levels.append((*self.levels, level))
             self.recording.conditions.append(None)
         self.begin()
@@ -142,11 +167,18 @@ class _Recorder:
                 self.recording.unlike += 1
             if not self.states:
                 self.first_timestep = first
-            self.states.append(given)
-            self.levels.append(self.read(self.scheduler, timestep, 0))
+            level = self.read(self.scheduler, timestep, 0)
+            self.states.append(given if self.estimator is None else self.read_level(given, level))
+            self.levels.append(level)
         reached = out[0] if isinstance(out, tuple) else out.prev_sample
         self.last = self.kept(reached), self.read(self.scheduler, timestep, 1)
         return out
+
+    def read_level(self, state: Tensor, level: Level) -> Tensor:
+        """What the estimator reads from a state, (B,), on the CPU."""
+        factor = on_path(*level, self.estimator.path)[1]  # type: ignore[union-attr]
+        with torch.inference_mode():
+            return self.estimator(state * factor).cpu().double()  # type: ignore[misc]
 
     def kept(self, sample: Tensor) -> Tensor:
         """One copy of each image, on the CPU, in the shape of an image."""
@@ -165,16 +197,18 @@ def record(
     width: int | None = None,
     unpack: Callable[[Tensor], Tensor] | None = None,
     halve: bool | None = None,
+    estimator: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Recording]:
     """Record every run of a diffusers pipeline, or of a loop with a scheduler, within the block.
 
     Packed latents become (B, C, H, W) by `unpack` (default: this module's, for height x width in
     latent pixels). A batch whose halves are alike is that of classifier-free guidance, and one half
-    is kept; `halve` says so, or not, where two equal seeds would mislead. Raises ValueError for a
+    is kept; `halve` says so, or not, where two equal seeds would mislead. With an `estimator` that
+    has a `path`, each state is read at once and only the last is kept. Raises ValueError for a
     scheduler whose states have no noise level, and says why."""
     scheduler = getattr(pipe_or_scheduler, "scheduler", pipe_or_scheduler)
     own = unpack or functools.partial(_image_shape, height=height, width=width)
-    recorder = _Recorder(scheduler, own, halve)
+    recorder = _Recorder(scheduler, own, halve, estimator)
 
     @functools.wraps(recorder.step)
     def step(*args: Any, **kwargs: Any) -> Any:

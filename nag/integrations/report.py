@@ -42,17 +42,23 @@ def denoiser(pipe: Any) -> Any:
 
 
 @torch.no_grad()
-def images_of(folder: Path, pipe: Any, batch: int = 16) -> Tensor:
+def images_of(folder: Path, pipe: Any, batch: int = 16, size: int | None = None) -> Tensor:
     """All images below a folder as the pipeline's network has them: (N, C, H, W) in [-1, 1], or
     latents.
 
-    Centre-cropped to the network's size. Raises ValueError for too few images."""
+    Centre-cropped to `size` pixels, by default the network's own. Raises ValueError for too few
+    images, or an unknown size."""
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     if len(files) < 20:
         raise ValueError(f"{len(files)} images below {folder}: at least 20 are needed")
     config, vae = denoiser(pipe).config, getattr(pipe, "vae", None)
     scale = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
-    size = int(config.sample_size) * scale
+    own = config.get("sample_size") or getattr(pipe, "default_sample_size", None)
+    if size is None and not isinstance(own, int):
+        raise ValueError(
+            f"{type(pipe).__name__} does not say its image size: give --size in pixels"
+        )
+    size = size or own * scale
     parts = []
     for start in range(0, len(files), batch):
         pixels = [
@@ -69,7 +75,14 @@ def images_of(folder: Path, pipe: Any, batch: int = 16) -> Tensor:
 
 
 def calls_of(
-    pipe: Any, n: int, steps: int, batch: int, prompts: list[str], scale: float | None, seed: int
+    pipe: Any,
+    n: int,
+    steps: int,
+    batch: int,
+    prompts: list[str],
+    scale: float | None,
+    seed: int,
+    size: int | None = None,
 ) -> Iterator[dict]:
     """The calls that sample n images, each from its own seed: labels in turn, prompts in turn.
 
@@ -90,6 +103,8 @@ def calls_of(
             call |= {"class_labels": [i % classes for i in rows], "output_type": "pt"}
         else:
             call |= {"batch_size": len(rows), "output_type": "np"}
+        if size is not None and "height" in known:
+            call |= {"height": size, "width": size}
         if scale is not None:
             call["guidance_scale"] = scale
         yield call
@@ -107,14 +122,15 @@ def write_report(
     prompts: list[str],
     scale: float | None,
     seed: int,
+    size: int | None,
 ) -> Diagnosis:
     """Measure a pipeline and write OUT/report.md, shift.png and shift.json.
 
     The estimator is kept in OUT and used again by a second run. Raises ValueError in one sentence
     for what is missing."""
     pipe = load_pipeline(place)
-    calls = list(calls_of(pipe, n, steps, batch, prompts, scale, seed))
-    own = images_of(images, pipe, batch)
+    calls = list(calls_of(pipe, n, steps, batch, prompts, scale, seed, size))
+    own = images_of(images, pipe, batch, size)
     held_out = max(2, int(len(own) * CONTROL))
     out.mkdir(parents=True, exist_ok=True)
     file = out / "estimator.safetensors"
@@ -124,7 +140,9 @@ def write_report(
         estimator = train_estimator(
             own[:-held_out], path_of(pipe), file, images_seen=images_seen, seed=seed
         )
-    found = diagnose(record_calls(pipe, calls), estimator, own[-held_out:], seed=seed)
+    found = diagnose(
+        record_calls(pipe, calls, estimator=estimator), estimator, own[-held_out:], seed=seed
+    )
     found.save(out / "shift.json")
     with atomic(out / "shift.png") as part:
         found.plot().savefig(part, format="png", dpi=150)

@@ -139,3 +139,20 @@ def test_a_scheduler_loop_is_measured_end_to_end():
             x = scheduler.step(eps, t, x).prev_sample
     found = diagnose(recording, sigma_of, IMAGES, "linear")
     assert abs(found.late["value"]) < 0.004
+
+
+def test_states_read_at_once_need_not_be_kept(trained):
+    estimator, _, images = trained
+    found = []
+    for options in ({}, {"estimator": estimator}):
+        scheduler = DDIMScheduler(timestep_spacing="trailing")
+        with record(scheduler, **options) as recording:
+            scheduler.set_timesteps(20)
+            x = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+            for t in scheduler.timesteps:
+                x = scheduler.step(0.9 * x, t, x).prev_sample
+        found.append(diagnose(recording, estimator, images).to_json())
+    assert recording.states.shape == (100, 1, 1, 8, 8)
+    for name in ("delta", "late", "spread"):
+        for key, value in found[0][name].items():
+            assert found[1][name][key] == pytest.approx(value, abs=1e-6)
