@@ -12,12 +12,12 @@ from companion.experiments.generate import (
     Arm,
     SampleConfig,
     batches,
-    code_version,
     forget,
     sample,
 )
 from companion.experiments.images import held_out
 from companion.experiments.shards import ShardConfig
+from companion.pipeline import fingerprint
 from nag import checkpoint
 from nag.data.fashion_mnist import load_fashion_mnist
 from nag.evaluation import metrics
@@ -41,6 +41,15 @@ def candidates(
     return alone + [Arm(w_nag=w, cfg=s) for s in joint_cfg_values for w in joint_w_values]
 
 
+def _state(family: str, path: str, config: SampleConfig, reference_images: int) -> Path:
+    """The file of a sweep that is under way, with a key of everything that decides its rows."""
+    names = (family, f"estimator-{path}", "extractor")
+    weights = [checkpoint.sha256(WEIGHTS / f"{name}.safetensors") for name in names]
+    code = fingerprint.digest(fingerprint.of_objects(sweep))
+    made = repr((config, path, reference_images, weights, code, torch.__version__))
+    return CHECKPOINTS / f"tune-{family}-{hashlib.sha256(made.encode()).hexdigest()[:12]}.json"
+
+
 def sweep(
     family: str, path: str, arms: Sequence[Arm], config: SampleConfig, reference_images: int
 ) -> tuple[pd.DataFrame, Path]:
@@ -50,9 +59,7 @@ def sweep(
     The committed network, estimator and extractor are used; distances are to the first test images,
     the shift is against forward states of as many of them as there are trajectories."""
     weights = WEIGHTS / f"{family}.safetensors"
-    made = repr((config, checkpoint.sha256(weights), code_version(), torch.__version__))
-    key = hashlib.sha256(made.encode()).hexdigest()[:12]
-    state = CHECKPOINTS / f"tune-{family}-{key}.json"
+    state = _state(family, path, config, reference_images)
     rows: list[dict] = read_json(state) if state.exists() else []
     done = {(row["w_nag"], row["cfg"]) for row in rows}
     net, read = checkpoint.load(weights), reader(path, RESULTS)

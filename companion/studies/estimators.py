@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from companion.experiments.generate import Arm, SampleConfig, sample
+from companion.pipeline import fingerprint
 from companion.studies.intervals import ENDS, numbers
 from nag import checkpoint
 from nag.estimator import NoiseEstimator, calibration, estimator_loss, posterior_mean
@@ -36,9 +37,11 @@ MOVING = "energy, alpha moves"  # shown and not counted: late in sampling it rea
 
 
 def trained(kind: str, images: Tensor, path: str, config: TrainConfig, kept: Path) -> nn.Module:
-    """An estimator of an architecture, read from `kept` if it was trained there before."""
+    """An estimator of an architecture, read from `kept` if it was trained there before, by the
+    same code."""
     make = ARCHITECTURES[kind]
-    file = kept / f"{kind}-{config.seed}-{config.key(path, len(images))}.safetensors"
+    code = fingerprint.digest(fingerprint.of_objects(trained, make))
+    file = kept / f"{kind}-{config.seed}-{config.key(path, len(images), code)}.safetensors"
     if not file.is_file():
         torch.manual_seed(config.seed)
         net, state = make(), CHECKPOINTS / f"estimator-{file.stem}.pt"

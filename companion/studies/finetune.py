@@ -17,13 +17,14 @@ from companion.experiments import study
 from companion.experiments.generate import Arm, SampleConfig
 from nag import checkpoint
 from nag.data import fashion_mnist
+from nag.data.latents import open_latents
 from nag.data.published_files import digest
 from nag.models import DiT
 from nag.pretrained.further_training import FurtherConfig, run, subset
 from nag.shift import estimated_times, forward_states, noise_shift
 from nag.support import distributed
 from nag.support.files import write_json
-from nag.support.paths import CHECKPOINTS, DATA
+from nag.support.paths import CHECKPOINTS, DATA, ROOT
 from nag.support.uncertainty import over_trainings
 from nag.train import TrainConfig
 
@@ -113,7 +114,10 @@ def further_config(
     }
     if "keep" in task.data:
         common["subset_seed"] = seed
-    key = settings.key(digest(task.source), sorted(common.items()))
+    made_of = [digest(task.source), sorted(common.items())]
+    if "latents" in task.data:
+        made_of.append(open_latents(ROOT / task.data["latents"]).digest)
+    key = settings.key(*made_of)
     return FurtherConfig(
         weights=str(task.source),
         **common,

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from companion.experiments import tuning
-from companion.experiments.generate import Arm
+from companion.experiments.generate import Arm, SampleConfig
 
 
 def test_candidates_are_none_each_alone_and_all_pairs():
@@ -32,3 +32,21 @@ def test_a_choice_at_an_end_of_its_list_is_named():
     assert tuning.at_an_end(table, tuning.best(table)) == ["cfg"]
     few = table[table.w_nag < 3]
     assert tuning.at_an_end(few, tuning.best(few)) == ["w_nag", "cfg"]
+
+
+def test_a_sweep_goes_on_only_where_everything_that_decides_it_is_the_same(monkeypatch, tmp_path):
+    for name in ("sit", "dit", "estimator-linear", "estimator-ddpm", "extractor"):
+        (tmp_path / f"{name}.safetensors").write_bytes(name.encode())
+    monkeypatch.setattr(tuning, "WEIGHTS", tmp_path)
+    config = SampleConfig(steps=5)
+
+    def state(family="sit", path="linear", config=config, images=100):
+        return tuning._state(family, path, config, images)
+
+    assert state() == state()
+    other = config.model_copy(update={"sampler": "heun"})
+    found = [state(), state("dit"), state(path="ddpm"), state(config=other), state(images=200)]
+    for name in ("sit", "estimator-linear", "extractor"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"other")
+        found.append(state())
+    assert len(set(found)) == 8

@@ -1,6 +1,7 @@
 """Fine-tuning: the choice of arms, ratios over runs, verdicts, and answers that say the numbers."""
 
 import copy
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -201,3 +202,16 @@ def test_a_network_without_null_condition_has_no_before():
     before = committed["shift"]["before, none"]
     committed["shift"]["after, none"] = {end: x + 0.01 for end, x in before.items()}
     assert signal.change(committed["shift"]) == "larger"
+
+
+def test_a_network_is_named_after_its_latents_too(monkeypatch, tmp_path):
+    """Other latents in the same folder make another network."""
+    (tmp_path / "net").write_bytes(b"weights")
+    training = {"images_seen": 64, "batch_size": 8}
+
+    def name(made_of):
+        monkeypatch.setattr(finetune, "open_latents", lambda path: SimpleNamespace(digest=made_of))
+        given = task(source=tmp_path / "net", data={"latents": "build/x"}, training=training)
+        return finetune.further_config(given, 0, tmp_path, "fp32", False).out
+
+    assert name("a") == name("a") != name("b")
