@@ -1,13 +1,19 @@
 """Atomic writing: a killed run or a full disk leaves the old file or none, never half of one."""
 
 import contextlib
+import glob
 import json
 import os
+import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+
+HOST = re.sub(r"\W", "", platform.node())[:32]  # a number of a process means nothing elsewhere
 
 
 def _umask() -> int:
@@ -16,15 +22,32 @@ def _umask() -> int:
     return mask
 
 
+def _is_alive(pid: str) -> bool:
+    """Whether a process of this number may run here; only POSIX can ask without harm."""
+    if os.name != "posix" or not pid.isdigit():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path next to `path` that replaces it when the block ends well.
 
-    Raises OSError with advice if the file cannot be written."""
+    What a killed process of this machine left half written of the same file is removed. Raises
+    OSError with advice if the file cannot be written."""
     path = Path(path)
-    part = path.with_name(f".{os.getpid()}.{path.name}")
+    part = path.with_name(f".{os.getpid()}-{HOST}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for other in path.parent.glob(f".*-{HOST}.{glob.escape(path.name)}"):
+            if not _is_alive(other.name[1:].partition("-")[0]):
+                other.unlink(missing_ok=True)
         yield part
         part.chmod(0o666 & ~_umask())  # some writers make their files private
         part.replace(path)

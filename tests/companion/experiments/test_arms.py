@@ -4,13 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from companion.experiments import arms
+from companion.experiments import arms, generate
 from companion.experiments.generate import Arm, SampleConfig, load_arrays, save_arrays
 from companion.experiments.shards import ShardConfig
 from nag import checkpoint
 from nag.models import DiT
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
+
+
+@pytest.fixture(autouse=True)
+def build(tmp_path, monkeypatch):
+    """Where batches are kept."""
+    monkeypatch.setattr(generate, "BUILD", tmp_path / "build")
+    return tmp_path / "build"
 
 
 @pytest.fixture
@@ -121,3 +128,28 @@ def test_first_images_are_a_small_file_with_seven_states(spec, tmp_path):
     assert first["images"].shape == (3, 1, 8, 8) and first["states"].shape == (7, 1, 8, 8)
     assert first["times"][0] == 1 and first["times"][-1] == 0
     assert isinstance(checkpoint.load(spec().weights), DiT)
+
+
+@pytest.mark.parametrize("shard_size", [6, 4])
+def test_a_killed_arm_goes_on_from_its_batches_and_forgets_them(
+    spec, tmp_path, build, monkeypatch, shard_size
+):
+    settings = {"shard_size": shard_size, "network_batch": 4, "sampler": "sde"}
+    whole = arms.sample_arm(spec(**settings, out="whole"), "a", tmp_path / "1")
+    killed, sound = spec(**settings), generate.save_arrays
+    arms.forget(killed)
+
+    def full(path, arrays):
+        if path.parent.parent.name == "batches" and path.stem == "00000002":
+            raise OSError("killed")
+        sound(path, arrays)
+
+    monkeypatch.setattr(generate, "save_arrays", full)
+    with pytest.raises(OSError, match="killed"):
+        arms.sample_arm(killed, "a", tmp_path / "2")
+    assert [path.name for path in build.rglob("*.npz")] == ["00000000.npz"]
+    monkeypatch.setattr(generate, "save_arrays", sound)
+    again = arms.sample_arm(killed, "a", tmp_path / "2")
+    assert all((again[name] == whole[name]).all() for name in whole.keys() - {"seconds"})
+    arms.forget(killed)
+    assert not list(build.rglob("*.npz"))

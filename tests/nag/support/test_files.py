@@ -3,6 +3,8 @@
 import errno
 import io
 import os
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -10,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from nag.support.files import atomic, read_json, write_csv, write_json, write_torch
+from nag.support.files import HOST, atomic, read_json, write_csv, write_json, write_torch
 
 
 def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -154,3 +156,15 @@ def test_what_torch_cannot_save_is_not_called_a_full_disk(tmp_path):
     with pytest.raises(RuntimeError, match="view the same data as different types"):
         write_torch(path, {"a": x, "b": x.view(torch.int32)})
     assert torch.load(path, weights_only=True) == {"old": 1} and os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_what_a_killed_process_left_half_written_goes_at_the_next_writing(tmp_path):
+    path = tmp_path / "a[1].json"
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    kept = [f".{os.getppid()}-{HOST}.{path.name}", f".{dead.pid}-elsewhere.{path.name}"]
+    kept += [f".{dead.pid}-{HOST}.other.json"]
+    for name in (*kept, f".{dead.pid}-{HOST}.{path.name}"):
+        (tmp_path / name).write_text("{")
+    write_json(path, 1)
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, path.name])
