@@ -45,7 +45,7 @@ TESTS := $(filter-out $(LONGEST),$(shell find tests -name 'test_*.py'))
 test: setup ## unit and pipeline tests, and every notebook at its small defaults
 	@cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); workers=$$(( cores > 8 ? 8 : cores )); \
 	OMP_NUM_THREADS=$$(( cores / workers )) $(BIN)/pytest -q -n $$workers --dist loadfile --no-loadscope-reorder --run-slow \
-	  --nbval-lax --nbval-current-env $(LONGEST) $(NOTEBOOKS) $(AFTER) $(TESTS) $(LAST)
+	  --nbval-lax --durations=10 $(LONGEST) $(NOTEBOOKS) $(AFTER) $(TESTS) $(LAST)
 
 tell: setup ## compose figures, answers, README and docs/ from the numbers that are there, in seconds
 	@$(BIN)/dvc repro --quiet --single-item fingerprints

@@ -8,15 +8,20 @@ from pathlib import Path
 
 from nag.support.paths import ROOT
 
-ENV = {
+# What DVC, pytest and conftest.py set for this process is not the clone's.
+COLD = {
     k: v
     for k, v in os.environ.items()
-    if k not in ("DVC_ROOT", "DVC_STAGE", "MPLBACKEND", "GIT_DIR")
+    if k not in ("DVC_ROOT", "DVC_STAGE", "MPLBACKEND", "GIT_DIR", "JUPYTER_PATH", "WARM_PYTHON")
 }
-ENV |= {
+COLD |= {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "DVC_NO_ANALYTICS": "1",
 }
+# The same with a warm `python`, `dvc` and kernel, where conftest.py has started them.
+ENV = COLD
+if warm := os.environ.get("WARM_PYTHON"):
+    ENV = COLD | {"PATH": f"{warm}{os.pathsep}{COLD['PATH']}", "JUPYTER_PATH": warm}
 
 
 def clone(folder):
@@ -41,6 +46,7 @@ def clone(folder):
 
 
 def dvc(folder, *arguments, env=ENV):
-    run = subprocess.run(["dvc", *arguments], cwd=folder, env=env, capture_output=True, text=True)
+    command = [shutil.which("dvc", path=env["PATH"]), *arguments]
+    run = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     return run.stdout

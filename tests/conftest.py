@@ -1,9 +1,16 @@
 """Seeds every test, keeps plots off the screen, skips GPU tests without a GPU, runs slow tests only
-with --run-slow.
+with --run-slow, and then with kernels and stages kept warm (see warm.py).
 """
 
 import contextlib
+import json
+import os
 import random
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -15,6 +22,42 @@ matplotlib.use("Agg")
 
 def pytest_addoption(parser):
     parser.addoption("--run-slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--cold", action="store_true", help="start every kernel and stage from nothing")
+
+
+def pytest_configure(config):
+    """One warm server for all workers; on Linux only, elsewhere libraries mind a fork."""
+    slow, worker = config.getoption("--run-slow"), hasattr(config, "workerinput")
+    if slow and not worker and not config.getoption("--cold") and sys.platform == "linux":
+        stack = contextlib.ExitStack()
+        config.add_cleanup(stack.close)
+        stack.enter_context(warm_python(stack.enter_context(tempfile.TemporaryDirectory())))
+
+
+@contextlib.contextmanager
+def warm_python(folder):
+    """In `folder`, named by WARM_PYTHON: `python` and `dvc` that come from a warm server, and
+    Jupyter's kernel python3, found before any other."""
+    client = [sys.executable, "-IS", str(Path(__file__).with_name("warm.py")), f"{folder}/socket"]
+    for name, more in (("python", []), ("dvc", ["-m", "dvc"])):
+        script = Path(folder, name)
+        script.write_text(f'#!/bin/sh\nexec {shlex.join([*client, *more])} "$@"\n')
+        script.chmod(0o755)
+    kernel = Path(folder, "kernels/python3/kernel.json")
+    kernel.parent.mkdir(parents=True)
+    argv = [*client, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel.write_text(json.dumps({"argv": argv, "display_name": "warm", "language": "python"}))
+    server = subprocess.Popen(
+        [sys.executable, "-EP", client[2], "serve", client[3]],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C reaches those who wait for a process, and they pass it on
+    )
+    assert server.stdout.readline() == b"ready\n", "the warm server has not started"
+    os.environ |= {"WARM_PYTHON": folder, "JUPYTER_PATH": folder}
+    yield
+    server.stdin.close()
+    server.wait()
 
 
 def pytest_collection_modifyitems(config, items):

@@ -5,6 +5,7 @@ processes, killed twice.
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import psutil
 import pytest
 import torch
 import yaml
-from clones import ENV, clone, dvc
+from clones import COLD, ENV, clone, dvc
 from mini_world import build, extract
 from numpy.testing import assert_allclose
 
@@ -69,10 +70,15 @@ def test_every_stage_says_what_it_does_and_what_it_costs():
         assert not [d for d in body["deps"] if d.endswith(".ipynb")]
 
 
-def begin(root):
+def begin(root, env):
     log = open(root / "repro.log", "ab")
     return subprocess.Popen(
-        ["dvc", "repro", "imagenet/dvc.yaml"], cwd=root, env=ENV | ATTEMPT, stdout=log, stderr=log
+        ["dvc", "repro", "imagenet/dvc.yaml"],
+        cwd=root,
+        env=env | ATTEMPT,
+        stdout=log,
+        stderr=log,
+        executable=shutil.which("dvc", path=env["PATH"]),
     )
 
 
@@ -119,13 +125,13 @@ def world(tmp_path_factory):
     )
     assert done.returncode == 0 and done.stdout.count("ok  ") == 7, done.stdout + done.stderr
     states, parts = root / "build/checkpoints", root / "imagenet/results/shards"
-    kill_when(begin(root), lambda: any(states.glob("null-*.pt")), root)
+    kill_when(begin(root, COLD), lambda: any(states.glob("null-*.pt")), root)
     state = torch.load(next(states.glob("null-*.pt")), weights_only=True)
     assert 0 < state["step"] < 60, "killed too late: training was over"
-    kill_when(begin(root), lambda: any(parts.glob("*/0*.npz")), root)
+    kill_when(begin(root, COLD), lambda: any(parts.glob("*/0*.npz")), root)
     written = {path: path.stat().st_mtime_ns for path in parts.glob("*/0*.npz")}
     assert len(written) < 16, "killed too late: the arm was whole"
-    process = begin(root)
+    process = begin(root, ENV)
     assert process.wait(PATIENCE) == 0, (root / "repro.log").read_text()[-4000:]
     return root, written
 

@@ -5,22 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import nbformat
 import pytest
+from clones import COLD
 
 from companion.pipeline import fingerprint, run
-
-# what DVC and pytest set for this process is not the small repository's
-ENV = {
-    name: value
-    for name, value in os.environ.items()
-    if name not in ("DVC_ROOT", "DVC_STAGE", "MPLBACKEND", "GIT_DIR")
-} | {
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "DVC_NO_ANALYTICS": "1",
-}
 
 
 def write_notebook(path, *cells):
@@ -39,7 +29,7 @@ def start(root, *arguments, **options):
         [sys.executable, "-m", "companion.pipeline.run", *map(str, arguments)],
         cwd=root,
         text=True,
-        env=ENV | {"DVC_ROOT": str(root), "PYTHONPATH": str(fingerprint.ROOT)},
+        env=COLD | {"DVC_ROOT": str(root), "PYTHONPATH": str(fingerprint.ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         **options,
@@ -215,7 +205,7 @@ stages:
     deps: [build/fingerprints/01_first.measure.txt]
     outs: [first: {{cache: false}}]
 """)
-    env = ENV | {
+    env = COLD | {
         "DVC_ROOT": str(tmp_path),
         "PYTHONPATH": f"{tmp_path}{os.pathsep}{fingerprint.ROOT}",
     }
