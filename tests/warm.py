@@ -117,7 +117,8 @@ def serve(path):
     import runpy
 
     base = list(sys.path)
-    os.environ["JPY_PARENT_PID"] = "1"  # read on import: kernels need not look for their parent
+    # read on import: kernels need not look for their parent, and nothing here is worth compiling
+    os.environ |= {"JPY_PARENT_PID": "1", "TORCH_COMPILE_DISABLE": "1"}
     for name in LIBRARIES:
         importlib.import_module(name)
     assert threading.active_count() == 1, "a process with threads does not fork"

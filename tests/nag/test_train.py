@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from nag.losses import denoising_loss
+from nag.support.device import can_compile
 from nag.train import TrainConfig, batch_indices, fit, learning_rate, train
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -50,6 +51,20 @@ def build(tiny):
 
 def run(net, loss, path, settings=None, **how):
     return list(fit(net, loss, 50, settings or config(), path, **{"log_every": 3} | how))
+
+
+@pytest.mark.slow
+def test_compiled_training_has_the_same_losses(loss, build, tmp_path):
+    if not can_compile("cpu"):
+        pytest.skip("no C++ compiler or Python headers")
+    plain, compiled = (
+        run(build(), loss, tmp_path / f"{wanted}.pt", config(compile=wanted))
+        for wanted in (False, True)
+    )
+    assert [record["loss"] for record in compiled] == pytest.approx(
+        [record["loss"] for record in plain], rel=1e-4
+    )
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0, "nothing was compiled"
 
 
 def same_weights(a, b):

@@ -43,6 +43,7 @@ def tiny(tmp_path_factory):
         if not (folder / "data/fashion-mnist" / name).exists():
             shutil.copy(fashion_mnist.FOLDER / name, folder / "data/fashion-mnist" / name)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["toy"].update(n=64, steps=15)
     for family in params["train"].values():
         family.update(SMALL_NETWORK)
     for part in (*params["estimator"].values(), params["extractor"]):
