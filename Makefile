@@ -42,10 +42,10 @@ AFTER := notebooks/07_evaluate.ipynb
 LAST := notebooks/08_figures.ipynb
 NOTEBOOKS := $(filter-out $(AFTER) $(LAST),$(wildcard notebooks/*.ipynb))
 TESTS := $(filter-out $(LONGEST),$(shell find tests -name 'test_*.py'))
+PYTEST = cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); workers=$$(( cores > 8 ? 8 : cores )); \
+	OMP_NUM_THREADS=$$(( cores / workers )) $(BIN)/pytest -q -n $$workers --dist loadfile --no-loadscope-reorder --durations=10
 test: setup ## unit and pipeline tests, and every notebook at its small defaults
-	@cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); workers=$$(( cores > 8 ? 8 : cores )); \
-	OMP_NUM_THREADS=$$(( cores / workers )) $(BIN)/pytest -q -n $$workers --dist loadfile --no-loadscope-reorder --run-slow \
-	  --nbval-lax --durations=10 $(LONGEST) $(NOTEBOOKS) $(AFTER) $(TESTS) $(LAST)
+	@$(PYTEST) --run-slow --nbval-lax $(LONGEST) $(NOTEBOOKS) $(AFTER) $(TESTS) $(LAST)
 
 tell: setup ## compose figures, answers, README and docs/ from the numbers that are there, in seconds
 	@$(BIN)/dvc repro --quiet --single-item fingerprints
@@ -59,7 +59,7 @@ imagenet: setup ## the paper's scale on GPUs: see imagenet/README.md first
 	@$(BIN)/dvc repro imagenet/dvc.yaml
 
 test-fast: setup ## unit tests that are neither slow nor for a GPU
-	@$(BIN)/pytest -q -m "not slow and not gpu" tests
+	@$(PYTEST) -m "not slow and not gpu" tests
 
 docs: setup ## write README.md and docs/ from the results, in seconds
 	@$(BIN)/python -m companion.report docs

@@ -21,7 +21,8 @@ COLD |= {
 # The same with a warm `python`, `dvc` and kernel, where conftest.py has started them.
 ENV = COLD
 if warm := os.environ.get("WARM_PYTHON"):
-    ENV = COLD | {"PATH": f"{warm}{os.pathsep}{COLD['PATH']}", "JUPYTER_PATH": warm}
+    path = f"{warm}{os.pathsep}{COLD['PATH']}"
+    ENV = COLD | {"PATH": path, "JUPYTER_PATH": warm, "WARM_PYTHON": warm}
 
 
 def clone(folder):

@@ -22,7 +22,9 @@ matplotlib.use("Agg")
 
 def pytest_addoption(parser):
     parser.addoption("--run-slow", action="store_true", help="also run the tests marked slow")
-    parser.addoption("--cold", action="store_true", help="start every kernel and stage from nothing")
+    parser.addoption(
+        "--cold", action="store_true", help="start every kernel and stage from nothing"
+    )
 
 
 def pytest_configure(config):

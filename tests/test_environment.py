@@ -180,7 +180,8 @@ def test_imports_go_one_way():
     ],
 )
 def test_a_room_is_closed_to(room, closed_to):
-    """The method knows nothing of this repository, samplers take callables, figures and reports read numbers."""
+    """The method knows nothing of this repository, samplers take callables, figures and reports
+    read numbers."""
     of_room = {name: path for name, path in MODULES.items() if f"{name}.".startswith(f"{room}.")}
     assert of_room
     found = [

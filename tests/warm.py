@@ -1,4 +1,4 @@
-"""Python that has the libraries imported already: `python -m MODULE` without the seconds of imports.
+"""Python that has the libraries imported already: `python -m MODULE` without seconds of imports.
 
 A server imports what every kernel and stage imports (never `nag` or `companion`), then forks a
 process for each request. A client stands for that process: it passes on its arguments, folder,
@@ -40,7 +40,8 @@ def client(path, arguments):
     server.sendmsg([json.dumps(request).encode()], files)
     code = int(server.recv(8) or b"1")
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        if -code in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
 
@@ -91,11 +92,13 @@ def become(request, files, base):
     return module
 
 
-def finish(run):
-    """Run and exit, as the interpreter would but for tearing down what the libraries have loaded."""
+def finish(module):
+    """Run a module and exit as Python would, but for tearing down what the libraries loaded."""
+    import runpy
+
     code = 0
     try:
-        run()
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else end.code is not None
         if code is True:
@@ -114,7 +117,6 @@ def serve(path):
     """Fork a process for each client of the socket `path`, until standard input ends."""
     import gc
     import importlib
-    import runpy
 
     base = list(sys.path)
     # read on import: kernels need not look for their parent, and nothing here is worth compiling
@@ -149,8 +151,7 @@ def serve(path):
         connection.close()
         os.setpgid(0, 0)
         sys.executable = os.path.join(os.path.dirname(path), "python")
-        module = become(json.loads(text), array.array("i", extra[0][2]), base)
-        finish(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
+        finish(become(json.loads(text), array.array("i", extra[0][2]), base))
     for pid in watchers:
         os.waitpid(pid, 0)
 

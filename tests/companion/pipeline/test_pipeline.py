@@ -1,4 +1,4 @@
-"""The DVC pipeline: the lock is fresh, and the whole DAG runs at tiny size in a clone of its own."""
+"""The DVC pipeline: the lock is fresh, and the whole DAG runs at tiny size in its own clone."""
 
 import json
 import shutil

@@ -27,8 +27,9 @@ def commands():
 
 
 def test_what_is_told_is_of_the_committed_numbers():
-    """Figures and answers are never older than their numbers; measuring, hours, may wait its turn."""
-    out = dvc(ROOT, "repro", "--dry", "--allow-missing", "--single-item", "--glob", "studies/dvc.yaml:*-tell*")
+    """Figures and answers are never older than their numbers; measuring, hours, may wait."""
+    which = ("--single-item", "--glob", "studies/dvc.yaml:*-tell*")
+    out = dvc(ROOT, "repro", "--dry", "--allow-missing", *which)
     assert "Running stage" not in out, f"run `make tell` and commit what it wrote:\n{out}"
 
 
@@ -58,7 +59,8 @@ def test_a_stage_passes_only_what_its_notebook_takes(commands):
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_says_its_minutes_and_depends_on_the_code_that_it_runs(name):
     body = STAGES[name].get("do", STAGES[name])
-    assert re.search(r"\d+ (minutes|seconds)|[Ss]econds", body["desc"]), f"{name} does not say how long"
+    stated = re.search(r"\d+ (minutes|seconds)|[Ss]econds", body["desc"])
+    assert stated, f"{name} does not say how long"
     notebook = re.search(r"notebooks/(\w+)", body["cmd"])[1]
     part = re.match(r"\$\{(measure|tell)\}", body["cmd"])[1]
     wanted = f"build/fingerprints/{notebook}.{part}.txt"

@@ -1,4 +1,4 @@
-"""The embedded images are the published ones, and every way of getting a file that fails says why."""
+"""The embedded images are the published ones, and every way of getting a file says why it fails."""
 
 import gzip
 import os

@@ -44,7 +44,7 @@ def on_the_cpu(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """24 images of odd sizes in 3 folders and a tiny autoencoder, both also as the spec's fields."""
+    """24 images of odd sizes in 3 folders and a tiny autoencoder, as the spec's fields too."""
     root, rng = tmp_path_factory.mktemp("world"), np.random.default_rng(0)
     for name, count in COUNTS.items():
         (root / "images" / name).mkdir(parents=True)
@@ -104,7 +104,7 @@ def same_files(a, b):
 
 
 def watch(monkeypatch, stop_at=None):
-    """Names of the files read from now on; KeyboardInterrupt instead of the shard number `stop_at`."""
+    """Names of the files read from now on; KeyboardInterrupt in place of shard `stop_at`."""
     seen, original = [], module.batches
 
     def batches(paths, *arguments):

@@ -19,7 +19,8 @@ def places(tmp_path, monkeypatch):
     listed = tmp_path / "files.csv"
     listed.write_text(
         "name,file,bytes,sha256,source,purpose,licence\n"
-        f'known,known.pth,{len(CONTENT)},{DIGEST},https://example.org/known.pth,"a test, of ours",MIT\n'
+        f"known,known.pth,{len(CONTENT)},{DIGEST},https://example.org/known.pth,"
+        '"a test, of ours",MIT\n'
         f"prefix,prefix.pth,,{DIGEST[:8]},https://example.org/page,a test,MIT\n"
         "free,free.pt,,,https://example.org/page,a test,MIT\n"
     )
