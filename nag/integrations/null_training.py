@@ -44,6 +44,7 @@ class _Draw(ModelHook):
         drop: bool | Tensor = False
         if module.training:
             x = args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
+            assert isinstance(x, Tensor), "a denoiser's first argument is its state"
             drop = torch.rand(len(x), device=x.device) < self.probability
         self.condition.set(drop)
         return args, kwargs

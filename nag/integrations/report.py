@@ -54,11 +54,12 @@ def images_of(folder: Path, pipe: Any, batch: int = 16, size: int | None = None)
     config, vae = denoiser(pipe).config, getattr(pipe, "vae", None)
     scale = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
     own = config.get("sample_size") or getattr(pipe, "default_sample_size", None)
-    if size is None and not isinstance(own, int):
-        raise ValueError(
-            f"{type(pipe).__name__} does not say its image size: give --size in pixels"
-        )
-    size = size or own * scale
+    if size is None:
+        if not isinstance(own, int):
+            raise ValueError(
+                f"{type(pipe).__name__} does not say its image size: give --size in pixels"
+            )
+        size = own * scale
     parts = []
     for start in range(0, len(files), batch):
         pixels = [

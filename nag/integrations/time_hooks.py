@@ -162,6 +162,7 @@ class Disturbed:
 
     def __init__(self, seed: int = 0):
         self.amount, self.seed = torch.zeros(()), seed
+        self.n: Tensor | None = None  # drawn when the width is known
 
     def __call__(self, e: Tensor) -> Tensor:
         n = self.draw(e.shape[-1]).to(e)
@@ -169,6 +170,6 @@ class Disturbed:
 
     def draw(self, width: int) -> Tensor:
         """The fixed draw n (D,)."""
-        if getattr(self, "n", None) is None or len(self.n) != width:
+        if self.n is None or len(self.n) != width:
             self.n = torch.randn(width, generator=torch.Generator().manual_seed(self.seed))
         return self.n

@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-
 HOST = re.sub(r"\W", "", platform.node())[:32]  # a number of a process means nothing elsewhere
 
 

@@ -13,6 +13,8 @@ from clones import dvc
 from nag.support.paths import ROOT
 
 STAGES = yaml.safe_load((ROOT / "studies/dvc.yaml").read_text())["stages"]
+
+
 @pytest.fixture(scope="module")
 def commands():
     """{stage: the command that DVC would run}, with all parameters put in."""

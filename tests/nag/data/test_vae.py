@@ -129,7 +129,9 @@ def test_a_folder_that_holds_no_whole_autoencoder(saved, kind):
         (folder / FILE).write_bytes((folder / FILE).read_bytes()[:1000])
     else:
         (folder / "config.json").write_text(json.dumps(tiny_vae(latent_channels=3).config))
-    with pytest.raises(ValueError, match=r"vae holds no autoencoder that can be read .*: place there"):
+    with pytest.raises(
+        ValueError, match=r"vae holds no autoencoder that can be read .*: place there"
+    ):
         load_vae(str(folder))
 
 
