@@ -17,7 +17,7 @@ arXiv 2510.12497. Where each formula of the paper is:
 """
 
 from nag.auto_weight import weight_schedule
-from nag.checkpoint import load, save
+from nag.checkpoint import save
 from nag.diagnose import measure_shift, scheduler_shift
 from nag.estimator import NoiseEstimator, estimator_loss, posterior, posterior_mean
 from nag.guidance import (
@@ -32,6 +32,7 @@ from nag.guidance import (
 from nag.interpolant import add_noise, convert
 from nag.losses import denoising_loss, noise_condition_dropout
 from nag.models import DiT, ModelConfig
+from nag.pretrained.hub import export_pretrained, load, weights_file
 from nag.samplers.multistep import dpmpp_2m, unipc
 from nag.samplers.one_step import ddim, euler, euler_maruyama, heun
 from nag.samplers.registry import SAMPLERS, last, time_grid
@@ -46,12 +47,16 @@ from nag.shift import (
 from nag.support.rng import ImageNoise
 from nag.train import TrainConfig, fit
 
+__version__ = "0.1.0"
+
 __all__ = [
     # a network
     "DiT",
     "ModelConfig",
     "load",
     "save",
+    "weights_file",
+    "export_pretrained",
     # guidance
     "GuidedField",
     "Term",

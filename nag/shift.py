@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.stats import gaussian_kde
 from torch import Tensor
 
 from nag.interpolant import PATHS, add_noise, falling, time_of_sigma
@@ -76,6 +75,8 @@ def posterior_kde(levels: np.ndarray, points: int = 200) -> tuple[np.ndarray, np
     all levels are the same (arXiv 2510.12497, Fig. 1)."""
     if np.ptp(levels) == 0:
         raise ValueError("all estimates are alike, so they have no density: choose another t")
+    from scipy.stats import gaussian_kde  # here, since it takes a second to import
+
     kde = gaussian_kde(levels)
     reach = 3 * np.sqrt(kde.covariance.item())
     t = np.linspace(max(levels.min() - reach, 0), min(levels.max() + reach, 1), points)

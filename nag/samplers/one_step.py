@@ -16,7 +16,6 @@ from math import pi
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from nag.ddpm import log_variance, posterior, with_variance
 from nag.interpolant import (
@@ -106,6 +105,8 @@ def dopri5(
 
     The ODE is evaluated at the end too: a network that predicts eps wants a grid that ends above 0.
     """
+    from torchdiffeq import odeint  # here, since it takes a second to import
+
     numbers, at = falling(times), times.to(x.device, x.dtype)
     states = odeint(
         lambda t, y: field(y, float(t)),

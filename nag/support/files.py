@@ -8,9 +8,10 @@ import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 HOST = re.sub(r"\W", "", platform.node())[:32]  # a number of a process means nothing elsewhere
 
@@ -68,7 +69,7 @@ def write_json(path: Path, content: object) -> None:
         part.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def write_csv(path: Path, table: pd.DataFrame) -> None:
+def write_csv(path: Path, table: "DataFrame") -> None:
     """Write a table as CSV, six significant digits, without its index, atomically."""
     with atomic(path) as part:
         table.to_csv(part, index=False, float_format="%.6g")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 import numpy as np
-from scipy import stats
+import scipy  # scipy.stats, which takes a second to import, is imported at its first use
 from torch import randint
 
 from nag.support.rng import generator
@@ -39,7 +39,7 @@ def around(
 
     z is 1.96, or Student's t at 97.5 % if the error was estimated with few `degrees` of freedom.
     """
-    half = (Z95 if degrees is None else stats.t.ppf(0.975, degrees)) * error
+    half = (Z95 if degrees is None else scipy.stats.t.ppf(0.975, degrees)) * error
     low, high = (min(max(float(end), limits[0]), limits[1]) for end in (value - half, value + half))
     return {"value": value, "low": low, "high": high}
 
@@ -57,7 +57,7 @@ def wilson(p: float, n: int) -> Interval:
     """95 % interval of a fraction p in [0, 1] of n independent trials (Wilson, 1927).
 
     It keeps a width at p = 0 and p = 1, and never leaves [0, 1]."""
-    found = stats.binomtest(round(p * n), n).proportion_ci(0.95, method="wilson")
+    found = scipy.stats.binomtest(round(p * n), n).proportion_ci(0.95, method="wilson")
     return {"value": p, "low": float(found.low), "high": float(found.high)}
 
 
@@ -157,7 +157,7 @@ def over_trainings(ratio: Mapping[str, float], spread: float, trainings: int) ->
     `spread` is that error, one standard deviation, estimated from so many trainings (Student's t);
     both half-widths add in squares. Other keys of `ratio` are kept."""
     images = np.log(ratio["high"] / ratio["value"])
-    half = np.hypot(images, stats.t.ppf(0.975, trainings - 1) * spread)
+    half = np.hypot(images, scipy.stats.t.ppf(0.975, trainings - 1) * spread)
     return {
         **ratio,
         "low": float(ratio["value"] * np.exp(-half)),
@@ -176,7 +176,7 @@ def mean_ratio(ratios: Sequence[Mapping]) -> dict:
     logs, k = np.log([found["value"] for found in ratios]), len(ratios)
     half = np.mean([np.log(found["high"] / found["value"]) for found in ratios])
     if k > 1:
-        half = max(half, stats.t.ppf(0.975, k - 1) * logs.std(ddof=1) / k**0.5)
+        half = max(half, scipy.stats.t.ppf(0.975, k - 1) * logs.std(ddof=1) / k**0.5)
     low, value, high = (float(np.exp(logs.mean() + end * half)) for end in (-1, 0, 1))
     corrected: list = [found.get("bias_off") for found in ratios]
     return {
