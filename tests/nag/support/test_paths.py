@@ -38,3 +38,10 @@ def test_a_clones_root_is_followed(root_for, tmp_path):
 def test_all_places_are_absolute():
     places = [value for value in vars(paths).values() if isinstance(value, Path)]
     assert len(places) > 5 and all(place.is_absolute() for place in places)
+
+
+def test_an_installed_package_writes_to_the_current_folder(root_for, tmp_path, monkeypatch):
+    installed = tmp_path / "site-packages" / "nag" / "support" / "paths.py"
+    monkeypatch.setattr(paths, "__file__", str(installed))
+    monkeypatch.chdir(tmp_path)
+    assert root_for(None) == tmp_path
