@@ -70,7 +70,7 @@ lint: setup notebooks-lint ## ruff on .py and .ipynb, mypy on nag and companion,
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: setup ## speed of training and sampling, fp32 against bf16 and compiled
+bench: setup ## speed of training and sampling beside a plain reference, to results/bench.json
 	@$(BIN)/python -m companion.experiments.bench
 
 figures: setup ## redraw the figures (and what they need that is out of date)

@@ -1,27 +1,32 @@
-"""`make bench`: speed of training and sampling in each precision, beside a plain fp32 reference of
-the same network.
+"""`make bench`: speed of training and sampling of this project's network, beside a plain reference.
 
-Of SiT-mini, and of a network of SiT-XL/2's size with random weights; `python -m
+The reference (companion.experiments.plain_sit) is written as SiT's public code is: eager fp32. Of
+SiT-mini, and of a network of SiT-XL/2's size with random weights; `python -m
 companion.experiments.bench mini` or `xl` does one of them. Only ratios within one run mean
-something: the variants take turns, so a drift of the machine's speed touches all alike."""
+something: the variants take turns, so a drift of the machine's speed touches all alike. So do
+products of large matrices, whose speed is the peak that a share is taken of."""
 
 import math
+import platform
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from companion.experiments import plain_sit
 from nag import checkpoint
-from nag.guidance import GuidedField, noise_awareness
+from nag.guidance import GuidedField, classifier_free
 from nag.losses import denoising_loss
 from nag.models import DiT, ModelConfig
 from nag.samplers.one_step import euler
@@ -35,9 +40,10 @@ from nag.support.device import (
     has_fast_bf16,
     maybe_compile,
 )
-from nag.support.files import write_torch
-from nag.support.paths import WEIGHTS
+from nag.support.files import write_json, write_torch
+from nag.support.paths import RESULTS, WEIGHTS
 from nag.support.rng import generator
+from nag.train import TrainConfig, TrainState
 
 TRAIN_BATCH, IMAGES, STEPS, ROUNDS = 128, 300, 2, 5
 XL = ModelConfig(
@@ -51,14 +57,46 @@ XL = ModelConfig(
     learn_sigma=True,
     **checkpoint.CONVENTIONS["sit"],
 )
-LATENTS, WEIGHT, XL_ROUNDS = 2, 1.0, 3
+LATENTS, SCALE, XL_ROUNDS = 2, 1.5, 3
 XL_DISK, XL_MEMORY = 3 * 2**30, 5 * 2**30  # bytes: the file; the weights and what a step needs
+PLAIN = "plain fp32"
 VARIANTS = {
     "fp32": ("fp32", False),
     "fp32 compiled": ("fp32", True),
     "bf16": ("bf16", False),
     "bf16 compiled": ("bf16", True),
 }
+PEAKS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MATRIX = 1024  # rows and columns of the matrices whose product is the peak
+FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # of a CPU, as Linux names them
+
+
+def variants(device: torch.device) -> list[str]:
+    """The VARIANTS worth a trial here: bf16 where it is native, compiled where that works."""
+    return [
+        name
+        for name, (precision, compiled) in VARIANTS.items()
+        if (precision == "fp32" or has_fast_bf16(device))
+        and (not compiled or can_compile(device.type))
+    ]
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the numbers are of: the processor, what it can do, and the versions."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    pairs = (line.partition(":") for line in lines)
+    told = {key.strip(): value.strip() for key, _, value in pairs}
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else device.type,
+        "cpu": told.get("model name") or platform.processor() or platform.machine(),
+        "features": [name for name in FEATURES if name in told.get("flags", "").split()],
+        "threads": torch.get_num_threads(),
+        "native_bf16": has_fast_bf16(device),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _wait(device: torch.device) -> None:
@@ -81,56 +119,105 @@ def turns(
     return {name: median(values) for name, values in seconds.items()}
 
 
-def training(config: ModelConfig, names: list[str], device: torch.device) -> dict[str, float]:
-    """Images a second of one optimiser step, by variant."""
+def _product(dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
+    a = torch.randn(MATRIX, MATRIX, generator=generator(4)).to(device, dtype)
+    return lambda: a @ a
+
+
+def compare(
+    work: Mapping[str, Callable[[], object]], flop: float, rounds: int, device: torch.device
+) -> dict[str, Any]:
+    """What each variant's `flop` operations take, PLAIN being one of them.
+
+    "peaks": GFLOP/s of a large matrix product by precision, in turn with the rest. "rows", one a
+    variant: "ratio", how many times as fast as PLAIN; "share" of its precision's peak."""
+    products = {f"product {name}": _product(dtype, device) for name, dtype in PEAKS.items()}
+    seconds = turns({**work, **products}, rounds, device)
+    peaks = {name: 2 * MATRIX**3 / seconds[f"product {name}"] for name in PEAKS}
+    rows = []
+    for name in work:
+        precision = "fp32" if name == PLAIN else VARIANTS[name][0]
+        rows.append(
+            {
+                "variant": name,
+                "ratio": seconds[PLAIN] / seconds[name],
+                "share": flop / seconds[name] / peaks[precision],
+            }
+        )
+    return {"peaks": {name: peak / 1e9 for name, peak in peaks.items()}, "rows": rows}
+
+
+def operations(config: ModelConfig, rows: int, backward: bool = False) -> int:
+    """Operations of matrix products in one evaluation of `rows` samples, a multiply-add being two.
+
+    Counted on tensors without storage."""
+    with torch.device("meta"):
+        net = DiT(config)
+        x = torch.zeros(rows, config.channels, config.input_size, config.input_size)
+        t, y = torch.zeros(rows), torch.zeros(rows, dtype=torch.long)
+        with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
+            out = net(x, t, y)
+            if backward:
+                out.sum().backward()
+    return counter.get_total_flops()
+
+
+def training(config: ModelConfig, names: Iterable[str], device: torch.device) -> dict[str, Any]:
+    """`compare` of one step on a batch, with its optimiser and EMA."""
     shape = (TRAIN_BATCH, config.channels, config.input_size, config.input_size)
     images = torch.randn(shape, generator=generator(0))
-    loss = denoising_loss(images, torch.arange(TRAIN_BATCH) % config.classes, 0.1, 0.1)
     index = torch.arange(TRAIN_BATCH)
-    work: dict[str, Callable[[], object]] = {}
+    labels = index % config.classes
+    loss = denoising_loss(images, labels, 0.1, 0.1)
+    plain = plain_sit.of(DiT(config)).to(device).train()
+    work = {PLAIN: plain_sit.trainer(plain, images.to(device), labels.to(device))}
     for name in names:
         precision, compiled = VARIANTS[name]
-        net = DiT(config).to(device)
+        net = DiT(config).to(device).train()
         run = maybe_compile(net, device, compiled)
-        optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=1e-4)
+        settings = TrainConfig(images_seen=10**6, lr=1e-4)
+        state = TrainState(net, settings, Path("never written"), device, TRAIN_BATCH)
 
-        def step(run=run, optimizer=optimizer, precision=precision):
+        def step(run=run, state=state, precision=precision) -> None:
             with autocast(device, precision):
                 value = loss(run, index, generator(1))
             value.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            state.update()
 
         work[name] = step
-    return {name: TRAIN_BATCH / s for name, s in turns(work, ROUNDS, device).items()}
+    return compare(work, operations(config, TRAIN_BATCH, backward=True), ROUNDS, device)
 
 
 def sampling(
-    net: DiT, names: list[str], device: torch.device
-) -> tuple[dict[str, float], dict[str, float]]:
-    """(Network evaluations times images) a second with NAG, and the relative error of v against
-    fp32, by variant.
-    """
-    net.to(device)
-    c = net.config
-    x = torch.randn(IMAGES, c.channels, c.input_size, c.input_size, generator=generator(2)).to(
-        device
-    )
-    labels = (torch.arange(IMAGES) % c.classes).to(device)
-    fields = {}
+    net: DiT, names: Iterable[str], images: int, steps: int, rounds: int, device: torch.device
+) -> dict[str, Any]:
+    """`compare` of sampling by Euler's method with CFG, two branches; rows have besides
+
+    "first": seconds of the first call, with what is compiled; "error" of the sample relative to
+    what PLAIN moves."""
+    c = net.to(device).config
+    shape = (images, c.channels, c.input_size, c.input_size)
+    x = torch.randn(shape, generator=generator(2)).to(device)
+    labels = (torch.arange(images) % c.classes).to(device)
+    plain = plain_sit.of(net)
+    work = {PLAIN: partial(plain_sit.sample, plain, x, labels, SCALE, steps)}
+
+    def ours(field: GuidedField) -> Tensor:
+        return last(euler(field, x, uniform(steps)))
+
     for name in names:
         precision, compiled = VARIANTS[name]
         run = maybe_compile(net, device, compiled)
-        fields[name] = GuidedField(run, labels, [noise_awareness(1.0)], precision)
-    with torch.inference_mode():
-        v = {name: field(x, 0.5) for name, field in fields.items()}
-    error = {name: ((v[name] - v["fp32"]).norm() / v["fp32"].norm()).item() for name in names}
-
-    def drawn(field: GuidedField) -> Tensor:
-        return last(euler(field, x, uniform(STEPS)))
-
-    work = {name: partial(drawn, field) for name, field in fields.items()}
-    return {name: 2 * STEPS * IMAGES / s for name, s in turns(work, ROUNDS, device).items()}, error
+        field = GuidedField(run, labels, [classifier_free(SCALE)], precision)
+        work[name] = partial(ours, field)
+    more, truth = [], work[PLAIN]()
+    for run in work.values():
+        start = time.perf_counter()
+        error = (run() - truth).norm() / (truth - x).norm()
+        more.append({"error": error.item(), "first": time.perf_counter() - start})
+    found = compare(work, steps * operations(c, 2 * images), rounds, device)
+    found["rows"] = [a | b for a, b in zip(found["rows"], more, strict=True)]
+    return found
 
 
 def random_file(path: Path, config: ModelConfig) -> None:
@@ -192,113 +279,57 @@ def loading(path: Path, kind: str) -> dict[str, float]:
         return pool.submit(_load_here, path, kind).result()
 
 
-@torch.inference_mode()
-def plain_step(net: DiT, x: Tensor, labels: Tensor) -> Tensor:
-    """One step of NAG from noise to data, plainly: fp32, uncompiled, a forward for each branch,
-    attention written out.
-    """
-    t, drop = (
-        torch.ones(len(x), device=x.device),
-        torch.ones(len(x), dtype=torch.bool, device=x.device),
-    )
-    v = net(x, t, labels)
-    return x - (v + WEIGHT * (v - net(x, t, labels, drop)))
+def xl(device: torch.device) -> dict[str, Any]:
+    """What loading a network of SiT-XL/2's size costs ("load"), and one guided step ("sampling").
 
-
-def guided_step(net: DiT, x: Tensor, labels: Tensor, precision: str) -> Tensor:
-    """The same step as this project takes it: both branches in one batch, under autocast."""
-    return last(
-        euler(GuidedField(net, labels, [noise_awareness(WEIGHT)], precision), x, uniform(1))
-    )
-
-
-def xl_steps(path: Path, device: torch.device) -> dict[str, dict[str, float]]:
-    """Of one guided step of the network in `path`, by variant: "seconds", "first" (with what is
-    compiled), "error" of v.
-    """
-    net = checkpoint.load(path, "sit").to(device)
-    c = net.config
-    x = torch.randn(LATENTS, c.channels, c.input_size, c.input_size, generator=generator(2)).to(
-        device
-    )
-    labels = (torch.arange(LATENTS) % c.classes).to(device)
-    work = {
-        "plain fp32": lambda: plain_step(net, x, labels),
-        "fp32": lambda: guided_step(net, x, labels, "fp32"),
-    }
-    fast = "bf16" if has_fast_bf16(device) else "fp32"
-    if fast == "bf16":
-        work["bf16"] = lambda: guided_step(net, x, labels, "bf16")
-    if can_compile(device.type):
-        compiled = checkpoint.load(path, "sit").to(device)
-        for block in compiled.blocks:
-            block.compile()  # once for all blocks, not the whole network at its full length
-        work[f"{fast} compiled"] = lambda: guided_step(compiled, x, labels, fast)
-    rows, plain = {}, plain_step(net, x, labels)
-    for name, step in work.items():
-        start = time.perf_counter()
-        error = (step() - plain).norm() / (x - plain).norm()
-        rows[name] = {"error": error.item(), "first": time.perf_counter() - start}
-    for name, seconds in turns(work, XL_ROUNDS, device).items():
-        rows[name]["seconds"] = seconds
-    return rows
-
-
-def xl(device: torch.device) -> None:
-    """Print what loading a network of SiT-XL/2's size costs, and the table of one guided step."""
+    {"left_out": why} where the machine is too small."""
     if why := lacking(tempfile.gettempdir()):
-        print(f"the network of SiT-XL/2's size is left out: {why}")
-        return
+        print(f"\nThe network of SiT-XL/2's size is left out: {why}.")
+        return {"left_out": why}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "xl.pt"
         random_file(path, XL)
         size, cost = path.stat().st_size, loading(path, "sit")
-        rows = xl_steps(path, device)
+        net = checkpoint.load(path, "sit")
+        found = sampling(net, variants(device), LATENTS, 1, XL_ROUNDS, device)
+    memory = cost["memory"] / size
     print(
-        f"SiT-XL/2's size, random weights in {size / 1e9:.2f} GB: loaded in {cost['load']:.1f} s, "
-        "then read in "
-        f"{cost['read']:.1f} s, peak memory {cost['memory'] / size:.2f} of the file"
+        f"\nSiT-XL/2's size, random weights in {size / 1e9:.2f} GB: loaded in {cost['load']:.1f} "
+        f"s, then read in {cost['read']:.1f} s, peak memory {memory:.2f} of the file"
     )
-    print(
-        f"One step with NAG (two branches) for {LATENTS} latents; median of {XL_ROUNDS}; plain: a "
-        "forward for each branch"
-    )
-    print(f"{'':15}{'seconds':>12}{'ratio':>8}{'first call':>16}{'relative error':>24}")
-    for name, row in rows.items():
-        ratio = rows["plain fp32"]["seconds"] / row["seconds"]
-        print(
-            f"{name:15}{row['seconds']:12.2f}{ratio:8.2f}{row['first']:16.2f}{row['error']:24.1e}"
-        )
+    show(f"Sampling, one step with CFG for {LATENTS} latents, {XL_ROUNDS} rounds", found)
+    load = {"bytes": size} | ({} if math.isnan(memory) else {"memory": memory})
+    return {"load": load, "sampling": found, "latents": LATENTS, "rounds": XL_ROUNDS}
 
 
-def mini(device: torch.device) -> None:
-    """Print the table of speeds, ratios and errors of SiT-mini."""
-    names = [
-        name for name, (_, compiled) in VARIANTS.items() if not compiled or can_compile(device.type)
-    ]
-    weights: Path = WEIGHTS / "sit.safetensors"
-    net = checkpoint.load(weights)
+def mini(device: torch.device) -> dict[str, Any]:
+    """Training and sampling of SiT-mini, the committed weights."""
+    net, names = checkpoint.load(WEIGHTS / "sit.safetensors"), variants(device)
     trained = training(net.config, names, device)
-    sampled, error = sampling(net, names, device)
-    print(
-        f"SiT-mini, batch {TRAIN_BATCH} in training, {IMAGES} images with NAG (two branches) in "
-        f"sampling; median of {ROUNDS}"
-    )
-    print(f"{'':15}{'training':>12}{'':>8}{'sampling':>16}{'':>8}{'relative error':>16}")
-    print(f"{'':15}{'images/s':>12}{'ratio':>8}{'evaluations/s':>16}{'ratio':>8}{'of v':>16}")
-    for name in names:
-        print(
-            f"{name:15}{trained[name]:12.0f}{trained[name] / trained['fp32']:8.2f}"
-            f"{sampled[name]:16.0f}"
-            f"{sampled[name] / sampled['fp32']:8.2f}{error[name]:16.1e}"
-        )
+    sampled = sampling(net, names, IMAGES, STEPS, ROUNDS, device)
+    show(f"\nSiT-mini, training, batch {TRAIN_BATCH}, {ROUNDS} rounds", trained)
+    show(f"SiT-mini, sampling with CFG, {IMAGES} images at once, {ROUNDS} rounds", sampled)
+    sizes = {"batch": TRAIN_BATCH, "images": IMAGES, "rounds": ROUNDS}
+    return {"training": trained, "sampling": sampled} | sizes
+
+
+def show(title: str, found: dict[str, Any]) -> None:
+    """Print a table of `compare`."""
+    peaks = ", ".join(f"{name} {peak:.0f}" for name, peak in found["peaks"].items())
+    print(f"{title}; matrix products, GFLOP/s: {peaks}")
+    print(f"{'':15}{'ratio':>8}{'share of peak':>16}{'first call, s':>16}{'relative error':>16}")
+    for row in found["rows"]:
+        more = f"{row['first']:16.1f}{row['error']:16.1e}" if "first" in row else ""
+        print(f"{row['variant']:15}{row['ratio']:8.2f}{row['share']:15.0%} {more}")
 
 
 SECTIONS = {"mini": mini, "xl": xl}
 
 
-def main(sections: Sequence[str] = tuple(SECTIONS)) -> None:
-    """Print the tables of these sections; raises ValueError for an unknown one."""
+def main(sections: Sequence[str] = tuple(SECTIONS), out: Path = RESULTS / "bench.json") -> None:
+    """Print the tables of these sections, and write `out` if they are all; raises ValueError for an
+    unknown one.
+    """
     if unknown := set(sections) - SECTIONS.keys():
         raise ValueError(
             f"unknown section {', '.join(sorted(unknown))}: choose from {', '.join(SECTIONS)}"
@@ -306,8 +337,9 @@ def main(sections: Sequence[str] = tuple(SECTIONS)) -> None:
     device = best_device()
     torch.manual_seed(0)
     print(describe(device, "bf16" if has_fast_bf16(device) else "fp32", can_compile(device.type)))
-    for section in sections:
-        SECTIONS[section](device)
+    found = {section: SECTIONS[section](device) for section in sections}
+    if set(sections) == SECTIONS.keys():
+        write_json(out, {"machine": machine(device), **found})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""The bench times what it says: the same step in every variant, in turn, from a file in the
-official layout.
-"""
+"""The bench times what it says: the same work in every variant, in turn, and shares of the peak."""
 
 import re
 import shutil
@@ -11,6 +9,7 @@ import torch
 from companion.experiments import bench
 from nag import checkpoint
 from nag.models import ModelConfig
+from nag.support.files import read_json
 
 SMALL = ModelConfig(
     input_size=8,
@@ -27,8 +26,11 @@ SMALL = ModelConfig(
 
 @pytest.fixture
 def small(monkeypatch):
-    """The XL section at a small size, on the CPU, with nothing compiled."""
-    monkeypatch.setattr(bench, "XL", SMALL)
+    """Both sections at a small size, on the CPU, with bf16 and nothing compiled."""
+    for name, value in {"XL": SMALL, "TRAIN_BATCH": 4, "IMAGES": 3, "ROUNDS": 1}.items():
+        monkeypatch.setattr(bench, name, value)
+    monkeypatch.setattr(bench, "MATRIX", 64)
+    monkeypatch.setattr(bench, "has_fast_bf16", lambda device: True)
     monkeypatch.setattr(bench, "best_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(bench, "can_compile", lambda device: False)
 
@@ -56,62 +58,68 @@ def test_random_weights_are_an_official_file_without_a_silent_layer(tmp_path):
     assert checkpoint.sha256(tmp_path / "a.pt") == checkpoint.sha256(tmp_path / "b.pt")
 
 
-def test_the_plain_step_is_the_formula():
-    """v = 2 x with the noise level, x without it: x - (2 x + w (2 x - x)) = -2 x at w = 1."""
-    x = torch.randn(2, 1, 4, 4)
-    assert torch.allclose(
-        bench.plain_step(
-            lambda x, t, y, drop=None: (2 if drop is None else 1) * x, x, torch.zeros(2)
-        ),
-        -2 * x,
+def test_operations_are_those_of_the_formula():
+    """Per token and block 12 D^2 for the weights and 2 N D for attention, twice; thrice with its
+    backward, but for the patches, whose input needs no gradient.
+    """
+    n, d, depth = 16, 192, 2
+    patches, last = n * 2**2 * 4 * d, n * d * 2**2 * 8
+    tokens = depth * n * (12 * d * d + 2 * n * d) + last
+    vectors = 256 * d + d * d + depth * 6 * d * d + 2 * d * d
+    assert bench.operations(SMALL, 3) == 3 * 2 * (patches + tokens + vectors)
+    ends = 256 * d + patches  # inputs of the first layers need no gradient
+    assert bench.operations(SMALL, 3, backward=True) == 3 * 2 * (
+        3 * (patches + tokens + vectors) - ends
     )
 
 
-def test_the_projects_step_is_the_plain_one(tmp_path):
-    bench.random_file(tmp_path / "a.pt", SMALL)
-    net, x, labels = (
-        checkpoint.load(tmp_path / "a.pt", "sit"),
-        torch.randn(3, 4, 8, 8),
-        torch.tensor([0, 1, 3]),
-    )
-    plain = bench.plain_step(net, x, labels)
-    assert torch.allclose(bench.guided_step(net, x, labels, "fp32"), plain, atol=1e-5)
-    assert not torch.allclose(
-        x - plain, net(x, torch.ones(3), labels), rtol=1e-3
-    )  # guidance does something here
-
-
-def test_the_table_of_the_large_network(small, capsys):
-    bench.main(["xl"])
-    text = capsys.readouterr().out
-    assert re.search(
-        r"loaded in \d+\.\d s, then read in \d+\.\d s, peak memory (\d+\.\d\d|nan) of the file",
-        text,
-    )
-    rows = {
-        line[:15].strip(): [float(number) for number in line[15:].split()]
-        for line in text.splitlines()
-        if re.match(r"(plain )?(fp32|bf16) ", line)
-    }
-    assert rows["plain fp32"][1] == 1 and rows["plain fp32"][3] == 0 and rows["fp32"][3] < 1e-5
-    assert all(row[0] < 1 and row[3] < 0.05 for row in rows.values()) and "SiT-mini" not in text
-
-
-def test_the_table_of_sit_mini(small, monkeypatch, capsys):
-    for name, value in {"TRAIN_BATCH": 4, "IMAGES": 3, "ROUNDS": 1}.items():
-        monkeypatch.setattr(bench, name, value)
-    bench.main(["mini"])
-    rows = [
-        line.split()
-        for line in capsys.readouterr().out.splitlines()
-        if re.match("(fp32|bf16) ", line)
+def test_ratios_and_shares_of_the_peak(monkeypatch):
+    """4 GFLOP in 2 s and 1 s where a product of 2 GFLOP takes 0.1 s (fp32) and 0.05 s (bf16)."""
+    seconds = {"plain fp32": 2, "bf16": 1, "product fp32": 0.1, "product bf16": 0.05}
+    monkeypatch.setattr(bench, "turns", lambda work, rounds, device: {n: seconds[n] for n in work})
+    monkeypatch.setattr(bench, "MATRIX", 1000)
+    work = {"plain fp32": lambda: None, "bf16": lambda: None}
+    found = bench.compare(work, 4e9, 1, torch.device("cpu"))
+    assert found["peaks"] == pytest.approx({"fp32": 20, "bf16": 40})
+    assert found["rows"] == [
+        {"variant": "plain fp32", "ratio": 1, "share": pytest.approx(0.1)},
+        {"variant": "bf16", "ratio": 2, "share": pytest.approx(0.1)},
     ]
-    assert (
-        [row[0] for row in rows] == ["fp32", "bf16"]
-        and rows[0][2] == rows[0][4] == "1.00"
-        and float(rows[0][5]) == 0
-    )
-    assert 0 < float(rows[1][5]) < 0.05
+
+
+def test_bf16_is_tried_where_it_is_native_and_compilation_where_it_works(monkeypatch):
+    cpu = torch.device("cpu")
+    for fast, compiles, names in [
+        (False, False, ["fp32"]),
+        (True, False, ["fp32", "bf16"]),
+        (False, True, ["fp32", "fp32 compiled"]),
+        (True, True, list(bench.VARIANTS)),
+    ]:
+        monkeypatch.setattr(bench, "has_fast_bf16", lambda device, fast=fast: fast)
+        monkeypatch.setattr(bench, "can_compile", lambda kind, compiles=compiles: compiles)
+        assert bench.variants(cpu) == names
+
+
+def test_all_sections_write_what_they_print(small, tmp_path, capsys):
+    bench.main(out=tmp_path / "bench.json")
+    text, found = capsys.readouterr().out, read_json(tmp_path / "bench.json")
+    assert re.search(r"loaded in \d+\.\d s, .* peak memory (\d+\.\d\d|nan) of the file", text)
+    tables = [found["mini"]["training"], found["mini"]["sampling"], found["xl"]["sampling"]]
+    for table in tables:
+        plain, fp32, bf16 = table["rows"]
+        assert [row["variant"] for row in table["rows"]] == ["plain fp32", "fp32", "bf16"]
+        assert plain["ratio"] == 1 and all(row["share"] > 0 for row in table["rows"])
+        assert f"{bf16['variant']:15}{bf16['ratio']:8.2f}" in text
+        assert set(table["peaks"]) == {"fp32", "bf16"}
+    for table in tables[1:]:
+        plain, fp32, bf16 = (row["error"] for row in table["rows"])
+        assert plain == 0 and fp32 < 1e-5 < bf16 < 0.05
+    assert found["machine"]["torch"] == torch.__version__
+
+
+def test_one_section_writes_nothing(small, tmp_path, capsys):
+    bench.main(["mini"], tmp_path / "bench.json")
+    assert "SiT-mini" in capsys.readouterr().out and not (tmp_path / "bench.json").exists()
 
 
 def test_a_machine_too_small_leaves_the_large_network_out(small, monkeypatch, tmp_path, capsys):

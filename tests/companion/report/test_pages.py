@@ -30,6 +30,44 @@ def test_pages_are_current(made):
     assert stale == [], "run `make docs` and commit the pages"
 
 
+def bench_page(xl):
+    """docs/benchmarks.md of made-up numbers."""
+    found = {"peaks": {"fp32": 101.2, "bf16": 404.8}, "rows": []}
+    for name, ratio in [("plain fp32", 1.0), ("bf16 compiled", 3.5)]:
+        row = {"variant": name, "ratio": ratio, "share": 0.42, "first": 7.26, "error": 0.0031}
+        found["rows"].append(row)
+    rows = [{key: row[key] for key in ("variant", "ratio", "share")} for row in found["rows"]]
+    machine = {"cpu": "Some CPU", "features": ["avx2"], "device": "cpu", "threads": 2}
+    machine |= {"native_bf16": False, "torch": "2.14.1", "python": "3.12.1"}
+    mini = {"training": found | {"rows": rows}, "sampling": found}
+    mini |= {"batch": 128, "images": 300, "rounds": 5}
+    bench = {"machine": machine, "mini": mini, "xl": xl(found)}
+    template = rendering.environment(Reader()).get_template("pages/docs/benchmarks.md.j2")
+    return template.render(to=lambda path: path, bench=bench)
+
+
+def test_the_page_of_a_benchmark_has_its_tables():
+    text = bench_page(
+        lambda found: {
+            "load": {"bytes": 2.7e9, "memory": 1.02},
+            "sampling": found,
+            "latents": 2,
+            "rounds": 3,
+        }
+    )
+    assert text.count("| bf16 compiled | 3.50 | 42% | 7.3 | 3e-03 |\n") == 2
+    assert text.count("| bf16 compiled | 3.50 | 42% |\n") == 1
+    assert text.count("\n\n| variant | times as fast as plain |") == 3
+    assert "Some CPU (avx2), device cpu, 2 threads, no native bf16, torch 2.14.1" in text
+    assert "2.70 GB, which take 1.02 of the file's size" in text and "No run is stored" not in text
+    assert not re.search(r"\n\n\n|\|\n\n\|", text)
+
+
+def test_the_page_of_a_benchmark_without_the_large_network():
+    text = bench_page(lambda found: {"left_out": "it needs 5 GiB of memory"})
+    assert "Left out: it needs 5 GiB of memory." in text and text.count("| variant |") == 2
+
+
 def test_pages_have_no_faults():
     assert pages.faults(TEXTS) == []
 
