@@ -6,7 +6,6 @@ import ast
 import contextlib
 import hashlib
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -25,7 +24,7 @@ from nag.models import PATH_OF, DiT
 from nag.samplers.registry import SAMPLERS, resolve, resolve_grid, time_grid
 from nag.samplers.time_grids import GRIDS
 from nag.support.device import best_device, can_compile, maybe_compile, resolve_precision
-from nag.support.files import atomic
+from nag.support.files import UNREADABLE, atomic
 from nag.support.paths import BUILD, ROOT
 from nag.support.rng import SEEDS, ImageNoise
 
@@ -218,7 +217,7 @@ def finished(path: Path, part: SampleConfig, key: str) -> bool:
                 and file["seeds"].tolist() == list(part.seeds)
                 and len(file["states"]) == part.trajectories
             )
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    except UNREADABLE:
         return False
 
 
@@ -309,8 +308,11 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         )
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            arrays = dict(file)
+            if any(isinstance(array, bytes) for array in arrays.values()):
+                raise ValueError("another zip archive")
+            return arrays
+    except UNREADABLE as error:
         raise ValueError(
             f"{path} is truncated or no npz file: delete it and run `dvc repro` again"
         ) from error

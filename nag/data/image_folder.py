@@ -237,6 +237,9 @@ def read(path: Path, crop: Crop | None = None) -> Tensor:
     Raises ValueError naming a file that is damaged, of floats, or too narrow to crop."""
     try:
         with Image.open(path) as file:
+            if file.format == "PNG":  # its checksums are not compared where it is decoded
+                with Image.open(path) as again:
+                    again.verify()
             image = _rgb(file)
         pixels = np.array(crop(image) if crop else image)
     except BROKEN as error:

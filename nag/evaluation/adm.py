@@ -38,7 +38,7 @@ from nag.data.published_files import record
 from nag.evaluation.inception import Extract, features, image_batches, image_shape, load_extractor
 from nag.evaluation.metrics import frechet_to
 from nag.support.device import best_device
-from nag.support.files import atomic
+from nag.support.files import UNREADABLE, atomic
 from nag.support.uncertainty import Interval, around, show, wilson
 
 SAMPLES, REFERENCE = 50_000, 10_000
@@ -144,23 +144,33 @@ def _statistics(x: Tensor) -> dict[str, np.ndarray]:
 def given_statistics(path: Path, kinds: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
     """Means (D,) and covariances (D, D) that a reference npz has, of these kinds of features.
 
-    Raises ValueError if one is not finite or they do not fit each other."""
+    Raises FileNotFoundError, or ValueError if the file is damaged, or one is not finite or they do
+    not fit each other."""
     found = {}
-    with np.load(path, allow_pickle=False) as npz:
-        for kind in kinds:
-            if not set(STATISTICS[kind]) <= set(npz.files):
-                continue
-            mu, sigma = (npz[key].astype(np.float64) for key in STATISTICS[kind])
-            if mu.ndim != 1 or sigma.shape != (*mu.shape, *mu.shape):
-                fault = f"shapes {mu.shape} and {sigma.shape}, where (D,) and (D, D) are wanted"
-            elif not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-                fault = "NaN or infinite values"
-            else:
-                found[kind] = {"mu": mu, "sigma": sigma}
-                continue
-            raise ValueError(
-                f"{path} has {' and '.join(STATISTICS[kind])} with {fault}: fetch or make it again"
-            )
+    try:
+        with np.load(path, allow_pickle=False) as npz:
+            read = {
+                kind: [npz[key].astype(np.float64) for key in STATISTICS[kind]]
+                for kind in kinds
+                if set(STATISTICS[kind]) <= set(npz.files)
+            }
+    except FileNotFoundError:
+        raise
+    except UNREADABLE as error:
+        raise ValueError(
+            f"{path} is truncated or no npz file of numbers: fetch or make it again"
+        ) from error
+    for kind, (mu, sigma) in read.items():
+        if mu.ndim != 1 or sigma.shape != (*mu.shape, *mu.shape):
+            fault = f"shapes {mu.shape} and {sigma.shape}, where (D,) and (D, D) are wanted"
+        elif not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+            fault = "NaN or infinite values"
+        else:
+            found[kind] = {"mu": mu, "sigma": sigma}
+            continue
+        raise ValueError(
+            f"{path} has {' and '.join(STATISTICS[kind])} with {fault}: fetch or make it again"
+        )
     return found
 
 

@@ -3,6 +3,7 @@ faults in words.
 """
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -177,6 +178,9 @@ def spoiled(tmp_path, kind):
     path.write_bytes(content)
     if kind == "objects":
         np.savez(path, x=np.array([{}], dtype=object))
+    elif kind == "another archive":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("data.pkl", "no array")
     elif kind == "one bare array":
         with open(path, "wb") as file:
             np.save(file, np.zeros(3))
@@ -189,6 +193,7 @@ def spoiled(tmp_path, kind):
         "empty",
         "web page",
         "objects",
+        "another archive",
         "truncated",
         "a flipped bit",
         "one bare array",

@@ -327,3 +327,14 @@ def test_a_damaged_file_is_named(tmp_path, name):
     path.write_bytes(kinds[path.stem])
     with pytest.raises(ValueError, match=rf"{name} is no readable image .*replace it"):
         list(batches([path], None, 4))
+
+
+def test_a_png_whose_checksum_is_wrong_is_refused(tmp_path):
+    path = tmp_path / "a.png"
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, compress_level=0)
+    content = bytearray(path.read_bytes())
+    content[2000] ^= 1  # a level of one pixel: nothing else shows it
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.png is no readable image"):
+        read(path)

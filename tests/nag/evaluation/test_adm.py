@@ -684,3 +684,17 @@ def test_command_line(files, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["adm", samples, reference, "--extractor", STUB])
     with pytest.raises(SystemExit, match="nag.evaluation.adm: 60 samples"):
         adm.main()
+
+
+def test_damaged_statistics_are_refused_by_the_name_of_their_file(tmp_path):
+    path = tmp_path / "reference.npz"
+    np.savez(path, mu=np.ones(8), sigma=np.eye(8))
+    content = path.read_bytes()
+    assert adm.given_statistics(path, ["pool"])["pool"]["mu"].shape == (8,)
+    for damaged in (b"", b"<html>", content[:-30], content[:150] + b"?" + content[151:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"reference\.npz is truncated or no npz file"):
+            adm.given_statistics(path, ["pool"])
+    np.savez(path, mu=np.array([{}], object), sigma=np.eye(1))
+    with pytest.raises(ValueError, match=r"reference\.npz is truncated or no npz file"):
+        adm.given_statistics(path, ["pool"])
