@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro tell imagenet test test-fast lint bench figures docs readme notebooks-lint notebooks-strip lock clean
+.PHONY: help setup repro tell imagenet test test-fast lint bench campaign figures docs readme notebooks-lint notebooks-strip lock clean
 
 help: ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -72,6 +72,10 @@ lint: setup notebooks-lint ## ruff on .py and .ipynb, mypy on nag and companion,
 
 bench: setup ## speed of training and sampling beside a plain reference, to results/bench.json
 	@$(BIN)/python -m companion.experiments.bench
+
+campaign: setup ## kills, full disks, damaged files: every stage goes on with the same results (half an hour)
+	@$(BIN)/python tests/campaign.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m companion.report docs
 
 figures: setup ## redraw the figures (and what they need that is out of date)
 	@$(BIN)/dvc repro figures
