@@ -453,9 +453,9 @@ def kinds(root: Path) -> dict[str, Callable]:
         ),
         "tune": notebook(
             "04_tune",
-            n_images=200,
+            n_images=260,
             steps=4,
-            network_batch=100,
+            network_batch=130,
             trajectories=20,
             reference_images=300,
         ),
@@ -470,7 +470,7 @@ def kinds(root: Path) -> dict[str, Callable]:
             resamples=20,
         ),
         "evaluate": notebook(
-            "07_evaluate", n_images=200, steps=4, trajectories=0, reference_images=300
+            "07_evaluate", n_images=260, steps=4, trajectories=0, reference_images=300
         ),
         "study arm": study_arm,
         "latents": latents,

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -288,6 +289,24 @@ class Latents:
         return mean, std
 
 
+def _is_index(index: Any) -> bool:
+    """Whether a JSON content has all that `write_index` writes and `Latents` reads, of its kinds."""
+    try:
+        Latents(Path(), index)
+        numbers = [index["images"], index["shard_size"], *index["shape"]]
+        for shard in index["shards"]:
+            numbers += [shard["rows"], shard["bytes"]]
+            if not isinstance(shard["name"], str) or not isinstance(shard["sha256"], str):
+                return False
+        return (
+            all(isinstance(number, int) and number > 0 for number in numbers)
+            and isinstance(index["scale"], float | int)
+            and isinstance(index["flip"], bool)
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+        return False
+
+
 def open_latents(folder: Path, verify: bool = False) -> Latents:
     """The latents in a folder, memory-mapped; `verify` reads every shard once and compares its
     SHA-256.
@@ -300,6 +319,8 @@ def open_latents(folder: Path, verify: bool = False) -> Latents:
             f"no latents at {folder} (no {INDEX}): run the latents stage, to its end"
         )
     index = read_json(folder / INDEX)
+    if not _is_index(index):
+        raise ValueError(f"{folder / INDEX} is damaged: {AGAIN}")
     if {
         sum(count for _, count in index["classes"]),
         sum(shard["rows"] for shard in index["shards"]),

@@ -424,3 +424,23 @@ def test_torchrun_with_two_processes(world, whole, tmp_path):
     torch.testing.assert_close(
         two.moments(range(24), True), one.moments(range(24), True), atol=1e-5, rtol=2**-10
     )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: index.pop("scale"),
+        lambda index: index["shards"][0].pop("name"),
+        lambda index: index.update(images="20"),
+        lambda index: index.update(shape=[4, None, 8]),
+        lambda index: index.update(classes=[["a"]]),
+        lambda index: index["shards"].append(None),
+    ],
+)
+def test_a_damaged_index_is_named(copy, change):
+    index = json.loads((copy / "index.json").read_text())
+    open_latents(copy)
+    change(index)
+    (copy / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"index\.json is damaged: delete it and run the latents"):
+        open_latents(copy)
