@@ -41,6 +41,19 @@ def build_summary(reader: Reader, families: Sequence[str]) -> dict:
     return summary
 
 
+def headline(summary: dict) -> dict[str, dict[str, dict[str, float]]]:
+    """The numbers that DVC shows of an experiment, {family: {arm: {metric: value}}}: the Fréchet
+    distance ("fd", bias-corrected "fd_inf") and the late noise shift.
+    """
+    return {
+        family: {
+            arm: {metric: values[metric]["value"] for metric in ("fd", "fd_inf", "shift_late")}
+            for arm, values in arms.items()
+        }
+        for family, arms in summary.items()
+    }
+
+
 def over_unguided(summary: dict, metric: str = "fd") -> dict[str, dict[str, float]]:
     """Fréchet distance ("fd", or bias-corrected "fd_inf") of each arm over the unguided one's,
     {family: {arm: ratio}}.
