@@ -1,139 +1,116 @@
-"""The stand-in of notebook 10 for a reader's own diffusers model, and what measures it."""
+"""The stand-in of notebooks 10 and 18 for a reader's own model: a small DiT as a pipeline."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
-from torch import Tensor
+from diffusers import (
+    ConfigMixin,
+    DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    ModelMixin,
+)
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput
+from torch import Tensor, nn
 
 from nag.data import fashion_mnist
-from nag.diagnose import scheduler_states
-from nag.estimator import NoiseEstimator, estimator_loss, posterior_mean
-from nag.shift import forward_states
+from nag.integrations.level_estimator import LevelEstimator
+from nag.integrations.recorder import Recording
+from nag.shift import estimated_times, is_late
 from nag.support.paths import CHECKPOINTS
-from nag.support.rng import ImageNoise
+from nag.support.uncertainty import Interval, bootstrap, interval
 from nag.train import TrainConfig, train
 
 
-def example_images() -> Tensor:
-    """Fashion-MNIST's test images at half size, (10000, 1, 14, 14) in [-1, 1]."""
-    images = fashion_mnist.to_float(fashion_mnist.load_fashion_mnist("test")[0])
-    return torch.nn.functional.avg_pool2d(images, 2)
+def example_images() -> tuple[Tensor, Tensor]:
+    """Fashion-MNIST's test images at half size, (10000, 1, 14, 14) in [-1, 1], and their labels."""
+    images, labels = fashion_mnist.load_fashion_mnist("test")
+    return torch.nn.functional.avg_pool2d(fashion_mnist.to_float(images), 2), labels
 
 
-def example_unet(
-    images: Tensor, images_seen: int, noise_dropout: float, seed: int
-) -> tuple[UNet2DModel, list[float]]:
-    """A small unconditional UNet that predicts epsilon, trained for seconds on images (N, 1, 14,
-    14), and its losses.
+class Pixels(ModelMixin, ConfigMixin):
+    """In the place of a VAE, for a model of pixels: it changes nothing."""
 
-    Class 0 means that the timestep holds; class 1, in `noise_dropout` of the examples, that it is
-    not given (it is then 0)."""
-    unet = UNet2DModel(
-        sample_size=14,
+    @register_to_config
+    def __init__(self, scaling_factor: float = 1.0):
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(()), requires_grad=False)  # tells diffusers the device
+
+    def decode(self, latents: Tensor) -> DecoderOutput:
+        """Latents (B, C, H, W), which are the images."""
+        return DecoderOutput(sample=latents * self.one)
+
+
+def dit_pipeline(seed: int) -> DiTPipeline:
+    """diffusers' DiT at tiny size, untrained, in diffusers' own pipeline with DDIM.
+
+    It has DiT's 1000 classes and label 1000 for "no class", because the pipeline asks for it."""
+    torch.manual_seed(seed)
+    dit = DiTTransformer2DModel(
+        num_attention_heads=4,
+        attention_head_dim=16,
         in_channels=1,
-        out_channels=1,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        norm_num_groups=8,
-        add_attention=False,
-        num_class_embeds=2,
+        num_layers=3,
+        sample_size=14,
+        patch_size=2,
+        num_embeds_ada_norm=1000,
     )
-    forward = DDPMScheduler()
+    pipe = DiTPipeline(dit, Pixels(), DDIMScheduler(timestep_spacing="trailing"))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
-    def loss(net: UNet2DModel, index: Tensor, gen: torch.Generator) -> Tensor:
-        level = torch.randint(1000, (len(index),), generator=gen)
-        eps = torch.randn(images[index].shape, generator=gen)
-        unknown = torch.rand(len(index), generator=gen) < noise_dropout
-        x_t = forward.add_noise(images[index], eps, level)
-        x_t, eps, level, unknown = (a.to(net.device) for a in (x_t, eps, level, unknown))
-        predicted = net(x_t, torch.where(unknown, 0, level), unknown.long()).sample
-        return (predicted.float() - eps).square().mean()
 
+def train_on(
+    net: nn.Module, loss: Callable, size: int, images_seen: int, seed: int, lr: float = 2e-3
+) -> float:
+    """Train for seconds on `size` items with a loss of `denoising_loss_of`; the last mean loss."""
     config = TrainConfig(
         images_seen=images_seen,
         batch_size=64,
-        lr=2e-3,
+        lr=lr,
         warmup_steps=20,
         cooldown=0.4,
         ema_decay=0.98,
         seed=seed,
-        compile=False,
-    )
-    state = CHECKPOINTS / f"own-unet-{config.key(noise_dropout)}.pt"
-    losses = [record["loss"] for record in train(unet, loss, len(images), config, state)]
-    state.unlink()
-    return unet.cpu(), losses
-
-
-def example_estimator(images: Tensor, images_seen: int, seed: int) -> Callable[[Tensor], Tensor]:
-    """A noise-level estimator for these images on DDPM's path, x -> E[t | x]."""
-    estimator = NoiseEstimator(images.shape[1])
-    config = TrainConfig(
-        images_seen=images_seen,
-        batch_size=128,
-        lr=2e-3,
-        warmup_steps=20,
-        cooldown=0.5,
-        ema_decay=0.95,
-        seed=seed,
         precision="fp32",
         compile=False,
     )
-    state = CHECKPOINTS / f"own-estimator-{config.key()}.pt"
-    train(estimator, estimator_loss(images, "ddpm"), len(images), config, state)
+    torch.manual_seed(seed)  # of label dropout and noise-condition dropout
+    state = CHECKPOINTS / f"own-dit-{config.key(sum(p.numel() for p in net.parameters()))}.pt"
+    records = train(net, loss, size, config, state)
     state.unlink()
-    return partial(posterior_mean, estimator.cpu())
+    return records[-1]["loss"]
 
 
-@torch.no_grad()
-def sharpness(read: Callable, images: Tensor, path: str = "ddpm") -> dict[str, list[float]]:
-    """Mean reading of forward states, and its spread over images, at six levels."""
-    levels = torch.tensor([0.05, 0.1, 0.2, 0.4, 0.6, 0.8])
-    found = torch.stack([read(x) for x in forward_states(images, levels, path).unbind(1)])
-    columns = {"t": levels, "mean reading": found.mean(1), "spread over images": found.std(1)}
-    return {name: column.tolist() for name, column in columns.items()}
+def calls(n: int, steps: int, batch: int = 50, **settings: object) -> list[dict]:
+    """Arguments of DiTPipeline for n images, each from its own seed, with labels in turn."""
+    return [
+        dict(
+            class_labels=[i % 10 for i in range(start, min(start + batch, n))],
+            generator=[
+                torch.Generator().manual_seed(i) for i in range(start, min(start + batch, n))
+            ],
+            num_inference_steps=steps,
+            guidance_scale=1.0,
+            output_type="np",
+        )
+        | settings
+        for start in range(0, n, batch)
+    ]
 
 
-def oracle(images: Tensor) -> Callable[[Tensor, int], Tensor]:
-    """A call (x, timestep) with the exact epsilon of the images (N, C, H, W) that are to come out:
-    all in one batch, sample i becomes image i."""
-    alphas = DDPMScheduler().alphas_cumprod
-
-    def call(x: Tensor, timestep: int) -> Tensor:
-        kept = alphas[timestep]
-        return (x - kept.sqrt() * images[: len(x)]) / (1 - kept).sqrt()
-
-    return call
+def late_change(guided: Recording, plain: Recording, estimator: LevelEstimator) -> Interval:
+    """Late shift of one recording minus that of another from the same seeds, paired by image."""
+    late = []
+    for recording in (guided, plain):
+        states, times = recording.on(estimator.path)
+        late.append(estimated_times(estimator, states[:, is_late(times.numpy())]).mean(1))
+    change = late[0] - late[1]
+    return interval(change.mean(), bootstrap(change, lambda x: x.mean(0), 1000, 0))
 
 
-def as_json(runs: Mapping[str, Mapping]) -> dict[str, dict]:
-    """Times, delta(t), late shift and growth of each run of `nag.diagnose`."""
-
-    def lists(x: Mapping) -> dict:
-        return {end: np.asarray(x[end]).tolist() for end in ("value", "low", "high")}
-
-    parts = ("delta", "late", "growth")
-    return {
-        name: {"times": np.asarray(run["times"]).tolist()} | {p: lists(run[p]) for p in parts}
-        for name, run in runs.items()
-    }
-
-
-def first_samples(
-    calls: Mapping[str, tuple], images: Tensor, steps: int, n: int = 16
-) -> dict[str, np.ndarray]:
-    """The first n samples (n, 1, H, W) in uint8 of each (call, scheduler) from the same seeds, and
-    as many held-out images."""
-    rows = {}
-    for name, (call, loop) in calls.items():
-        noise = ImageNoise(range(n))
-        start = noise(images.shape[1:])
-        states, _ = scheduler_states(call, loop, start, steps, generator=noise.streams)
-        rows[name] = states[:, -1]
-    rows["held-out images"] = images[:n]
-    return {name: fashion_mnist.to_uint8(x).numpy() for name, x in rows.items()}
+def first_images(recording: Recording, n: int = 16) -> np.ndarray:
+    """The first n end states (n, 1, H, W) in uint8."""
+    return fashion_mnist.to_uint8(recording.states[:n, -1]).numpy()

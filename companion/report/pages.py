@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from companion.published import fid_ratios
-from companion.report import capabilities, claims, findings, questions, rendering
+from companion.report import capabilities, claims, findings, links, questions, rendering
 from companion.report.evidence import Reader, by_file
 from companion.report.results import (
     ARM_NAMES,
@@ -87,6 +87,7 @@ def _facts(reader: Reader) -> dict:
         "bench": reader.content("results/bench.json") if bench.is_file() else None,
         "capabilities": capabilities,
         "families": FAMILIES,
+        "links": links,
         "memory": questions.memories(overhead),
         "methods": {name: method.label for name, method in METHODS.items()},
         "modules": modules(),
@@ -101,6 +102,7 @@ def _facts(reader: Reader) -> dict:
             for name in ("rivals", "rivals-sde")
         ],
         "refused_schedulers": REFUSED,
+        "repository": links.repository(),
         "samplers": SAMPLERS,
         "schedulers": sorted(READERS),
         "summary": summary,
