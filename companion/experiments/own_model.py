@@ -52,6 +52,7 @@ def dit_pipeline(seed: int) -> DiTPipeline:
         num_attention_heads=4,
         attention_head_dim=16,
         in_channels=1,
+        out_channels=1,
         num_layers=3,
         sample_size=14,
         patch_size=2,

@@ -72,7 +72,7 @@ def test_label_1000_is_no_class(pipe):
 def test_late_change_is_that_of_the_levels_that_were_changed():
     """A stand-in estimator reads the level off the states, which are moved by a known amount."""
     times = torch.tensor([1.0, 0.6, 0.2, 0.1, 0.0])
-    levels = [tuple(float(c) for c in PATHS["linear"](t)) for t in times]
+    levels = [(c.alpha, c.sigma) for c in map(PATHS["linear"], times)]
     states = forward_states(torch.randn(20, 1, 4, 4), times, "linear")
     moved = states.clone()
     moved[:, 2:4] += 0.25
