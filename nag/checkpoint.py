@@ -420,7 +420,13 @@ def load(
             f"one of {KINDS}"
         )
     if kind == "nag":
-        return _build(ModelConfig(**json.loads(found.metadata["config"])), found.state, path)
+        try:
+            config = ModelConfig(**json.loads(found.metadata["config"]))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path} is damaged: its configuration cannot be read. Fetch or make it again"
+            ) from error
+        return _build(config, found.state, path)
     _refuse_another_kind(path, kind, found)
     # REPA's projectors are heads of its training only
     state = {key: v for key, v in found.state.items() if not key.startswith("projectors.")}

@@ -454,7 +454,7 @@ def kinds(root: Path) -> dict[str, Callable]:
         "tune": notebook(
             "04_tune",
             n_images=260,
-            steps=4,
+            steps=5,
             network_batch=130,
             trajectories=20,
             reference_images=300,
@@ -462,11 +462,11 @@ def kinds(root: Path) -> dict[str, Callable]:
         "sample": notebook("05_sample", arm="cfg-nag", **sampling),
         "noise_shift": notebook(
             "06_noise_shift",
-            n_images=40,
-            steps=6,
+            n_images=20,
+            steps=20,
             trajectories=10,
-            sde_images=40,
-            sde_steps=10,
+            sde_images=20,
+            sde_steps=20,
             resamples=20,
         ),
         "evaluate": notebook(

@@ -562,3 +562,11 @@ def test_a_network_of_xl_size_needs_little_more_memory_than_its_file(tmp_path):
             assert (ours - plain).norm() < tolerance * (x - plain).norm()
     finally:
         path.unlink(missing_ok=True)  # 2.7 GB
+
+
+@pytest.mark.parametrize("config", ["{", "[]", '{"width": "wide"}', '{"unknown": 1}'])
+def test_a_network_whose_configuration_is_damaged_is_named(tmp_path, tiny, config):
+    path = tmp_path / "net.safetensors"
+    checkpoint.save_weights(path, tiny(), config=config)
+    with pytest.raises(ValueError, match=r"net\.safetensors is damaged: its configuration"):
+        checkpoint.load(path)
