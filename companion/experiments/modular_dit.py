@@ -1,5 +1,7 @@
 """A modular pipeline of diffusers for notebook 18: its denoising loop asks a guider what to do."""
 
+from typing import Any
+
 import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel
 from diffusers.modular_pipelines import ModularPipelineBlocks, PipelineState
@@ -39,7 +41,7 @@ class SampleDiT(ModularPipelineBlocks):
         return [OutputParam("images")]
 
     @torch.no_grad()
-    def __call__(self, components: object, state: PipelineState) -> tuple[object, PipelineState]:
+    def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
         block = self.get_block_state(state)
         net, scheduler, guider = components.transformer, components.scheduler, components.guider
         labels = torch.tensor(block.class_labels, device=net.device)
