@@ -32,7 +32,7 @@ STATISTICS = ("mu", "sigma", "mu_s", "sigma_s", "arr_0")
 class Data(NamedTuple):
     """What there is of a split: its number of images, as latents or not, and its classes."""
 
-    count: int
+    size: int
     form: str
     classes: list[str]
 
@@ -61,7 +61,7 @@ def _data(params: dict, split: str) -> str:
             f"{len(found.classes)} classes, where {first} has {len(wanted)}, so that labels would "
             f"differ ({odd[0]} is in one of them only): complete the class folders"
         )
-    return f"{found.count:,} {found.form} of {len(found.classes)} classes"
+    return f"{found.size:,} {found.form} of {len(found.classes)} classes"
 
 
 def _network(params: dict, entry: dict) -> str:
