@@ -290,7 +290,7 @@ class Latents:
 
 
 def _is_index(index: Any) -> bool:
-    """Whether a JSON content has all that `write_index` writes and `Latents` reads, of its kinds."""
+    """Whether a JSON content has all that `write_index` writes and `Latents` reads."""
     try:
         Latents(Path(), index)
         numbers = [index["images"], index["shard_size"], *index["shape"]]
