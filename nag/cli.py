@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nag.support.commands import any_terminal
+
 
 def _positive(text: str) -> int:
     value = int(text)
@@ -52,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 if all went well, 1 with one line if not, 2 for wrong arguments."""
+    any_terminal()
     given = parser().parse_args(arguments)
     try:
         from nag.integrations.report import write_report

@@ -6,10 +6,10 @@ companion.experiments.bench mini` or `xl` does one of them. Only ratios within o
 something: the variants take turns, so a drift of the machine's speed touches all alike. So do
 products of large matrices, whose speed is the peak that a share is taken of."""
 
+import argparse
 import math
 import platform
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,6 +32,7 @@ from nag.models import DiT, ModelConfig
 from nag.samplers.one_step import euler
 from nag.samplers.registry import last
 from nag.samplers.time_grids import uniform
+from nag.support.commands import any_terminal
 from nag.support.device import (
     autocast,
     best_device,
@@ -326,14 +327,17 @@ def show(title: str, found: dict[str, Any]) -> None:
 SECTIONS = {"mini": mini, "xl": xl}
 
 
-def main(sections: Sequence[str] = tuple(SECTIONS), out: Path = RESULTS / "bench.json") -> None:
-    """Print the tables of these sections, and write `out` if they are all; raises ValueError for an
-    unknown one.
-    """
-    if unknown := set(sections) - SECTIONS.keys():
-        raise ValueError(
-            f"unknown section {', '.join(sorted(unknown))}: choose from {', '.join(SECTIONS)}"
-        )
+def main(arguments: Sequence[str] | None = None, out: Path = RESULTS / "bench.json") -> None:
+    """Print the tables of the sections named on the command line, and write `out` if all are."""
+    parser = argparse.ArgumentParser(
+        prog="python -m companion.experiments.bench", description="Speed of training and sampling"
+    )
+    listed = ", ".join(SECTIONS)
+    parser.add_argument("sections", nargs="*", help=f"of {listed} (default: all)")
+    sections = parser.parse_args(arguments).sections or list(SECTIONS)
+    if unknown := sorted(set(sections) - SECTIONS.keys()):
+        parser.error(f"unknown section {', '.join(unknown)}: choose from {listed}")
+    any_terminal()
     device = best_device()
     torch.manual_seed(0)
     print(describe(device, "bf16" if has_fast_bf16(device) else "fp32", can_compile(device.type)))
@@ -343,4 +347,4 @@ def main(sections: Sequence[str] = tuple(SECTIONS), out: Path = RESULTS / "bench
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or tuple(SECTIONS))
+    main()

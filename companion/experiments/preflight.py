@@ -2,9 +2,10 @@
 companion.experiments.preflight PARAMS.yaml`.
 """
 
+import argparse
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import yaml
+from pydantic import BaseModel
 
 from companion.pipeline import links
 from nag import checkpoint
@@ -22,6 +24,7 @@ from nag.data.vae import load_vae
 from nag.evaluation.adm import given_statistics
 from nag.evaluation.inception import dinov2, load_extractor
 from nag.support import distributed
+from nag.support.commands import refusing, sentence
 from nag.support.paths import ROOT
 
 PIPELINE = "imagenet/dvc.yaml"
@@ -165,11 +168,48 @@ def report(params: dict, cpu: bool = False) -> bool:
     return good
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m companion.experiments.preflight imagenet/params.yaml")
-    settings = yaml.safe_load(Path(sys.argv[1]).read_bytes())
-    if not report(
-        settings, cpu=distributed.local_processes(-1) > 0 and not torch.cuda.is_available()
-    ):
+class Network(BaseModel):
+    """A released network, whose null condition is trained."""
+
+    weights: str
+    kind: str
+
+
+class Evaluate(BaseModel):
+    """What the samples are compared with, and by which networks."""
+
+    reference: str
+    extractor: str
+    dino: bool
+
+
+class Needed(BaseModel):
+    """What of a file of parameters is looked at here."""
+
+    images: dict[str, str]
+    latents_of: dict[str, str]
+    null: dict[str, Network]
+    vae: str
+    evaluate: Evaluate
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Look at all that the parameters in a file name; exit code 1 if something is missing."""
+    parser = argparse.ArgumentParser(
+        prog="python -m companion.experiments.preflight", description="Is all in its place?"
+    )
+    parser.add_argument("params", type=Path, help="imagenet/params.yaml, or one like it")
+    path = parser.parse_args(arguments).params
+    with refusing(parser):
+        try:
+            params = yaml.safe_load(path.read_bytes())
+            Needed.model_validate(params)
+        except (yaml.YAMLError, ValueError) as error:
+            raise ValueError(f"{path}: {sentence(error)}") from error
+        cpu = distributed.local_processes(-1) > 0 and not torch.cuda.is_available()
+    if not report(params, cpu):
         sys.exit("Place what is missing (imagenet/README.md), then run again.")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,9 +6,8 @@ Start with `torchrun --nproc-per-node N -m companion.experiments.shards spec.jso
 notebook through nag.support.distributed.launch."""
 
 import hashlib
-import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -31,9 +30,9 @@ from nag import checkpoint
 from nag.data.published_files import digest
 from nag.data.vae import decoder, fingerprint, load_vae
 from nag.pretrained.null_branch import load_null
-from nag.support import distributed
+from nag.support import commands, distributed
 from nag.support.device import best_device, resolve_precision
-from nag.support.files import atomic, read_json
+from nag.support.files import atomic
 from nag.support.paths import ROOT
 
 
@@ -197,11 +196,11 @@ def merge(spec: ShardConfig) -> dict[str, np.ndarray]:
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Make this process's shards of the spec named on the command line."""
-    if len(sys.argv) != 2:
-        sys.exit("usage: torchrun --nproc-per-node N -m companion.experiments.shards SPEC.json")
-    spec = ShardConfig.model_validate(read_json(Path(sys.argv[1])))
+    spec = commands.settings(
+        "companion.experiments.shards", ShardConfig, "Sample this process's shards", arguments
+    )
     try:
         run(spec, *distributed.start())
     finally:

@@ -916,6 +916,9 @@ def main(arguments: list[str]) -> None:
     )
     given = parser.parse_args(arguments)
     pipelines = [path.resolve() for path in given.pipelines]
+    for path in [*pipelines, *([given.diff] if given.diff else [])]:
+        if not path.exists():
+            parser.error(f"there is no {path}")
     try:
         if given.why or given.diff:
             folder, new = given.diff or ROOT / FOLDER, fingerprints(ROOT, pipelines)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 from nbclient.exceptions import DeadKernelError
-from nbformat import NotebookNode
+from nbformat import NotebookNode, ValidationError
 from papermill.engines import papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from papermill.execute import (
@@ -104,8 +104,20 @@ def private_sockets() -> Iterator[Config]:
     yield Config()
 
 
+def check_inside(out: str) -> None:
+    """Raise ValueError if the results, links followed, would be outside of the repository."""
+    root = Path(os.path.realpath(fingerprint.ROOT))
+    found = Path(os.path.realpath(root / out))
+    if not found.is_relative_to(root):
+        raise ValueError(
+            f"out leads to {found}, outside of the repository {root}: give a folder below it, such "
+            "as build/by-hand, and copy what you need from there"
+        )
+
+
 def prepared(notebook: Path, executed: Path, part: str, values: dict) -> NotebookNode:
-    """The notebook's part with these parameters; raises ValueError for an unknown parameter."""
+    """The notebook's part with these parameters; raises ValueError for an unknown parameter, or an
+    `out` outside of the repository."""
     content = load_notebook_node(str(notebook))
     known = known_parameters(content)
     if unknown := sorted(set(map(str, values)) - set(known)):
@@ -113,6 +125,8 @@ def prepared(notebook: Path, executed: Path, part: str, values: dict) -> Noteboo
             f"{notebook.name} has no parameter {', '.join(unknown)}: "
             f"choose from {', '.join(known) or 'none'}"
         )
+    if "out" in values:
+        check_inside(str(values["out"]))
     content.cells = [
         cell
         for cell in content.cells
@@ -179,7 +193,7 @@ def run(notebook: Path, executed: Path, part: str, values: dict) -> int:
         return NOT_STARTED
     try:
         content = prepared(notebook, executed, part, values)
-    except ValueError as error:
+    except (ValueError, ValidationError) as error:
         print(error, file=sys.stderr)
         return NOT_STARTED
     try:

@@ -1,12 +1,14 @@
 """`python -m companion.report VERB`: what the Makefile's verbs and the pipelines call."""
 
-import sys
+import argparse
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import TemplateError
 
 from companion.report import pages, questions, results
+from nag.support.commands import any_terminal
 
 
 def docs() -> None:
@@ -32,20 +34,21 @@ def _line(error: Exception) -> str:
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb; raises SystemExit with one clear message if it fails."""
-    if len(arguments) != 1 or arguments[0] not in VERBS:
-        listed = [
-            f"  {name:8} {(run.__doc__ or '').partition(chr(10))[0]}" for name, run in VERBS.items()
-        ]
-        raise SystemExit("\n".join(["usage: python -m companion.report VERB", *listed]))
+    parser = argparse.ArgumentParser(prog="python -m companion.report")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, run in VERBS.items():
+        verbs.add_parser(name, help=(run.__doc__ or "").partition("\n")[0])
+    verb = parser.parse_args(arguments).verb
+    any_terminal()
     try:
-        VERBS[arguments[0]]()
+        VERBS[verb]()
     except KeyError as error:  # its text is the repr of its message
-        raise SystemExit(f"{arguments[0]}: {error.args[0]}{_line(error)}") from error
+        raise SystemExit(f"{verb}: {error.args[0]}{_line(error)}") from error
     except (OSError, ValueError, TemplateError) as error:
-        raise SystemExit(f"{arguments[0]}: {error}{_line(error)}") from error
+        raise SystemExit(f"{verb}: {error}{_line(error)}") from error
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -5,8 +5,8 @@ Nothing is downloaded: a folder holds a data set as its archive unpacks, `open_d
 counts its images, and `as_image_folder` shows them as class folders, the layout that
 `nag.data.latents` encodes."""
 
+import argparse
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torchvision.datasets import SUN397, Food101, StanfordCars
 
 from nag.data.image_folder import image_folder
+from nag.support.commands import refusing
 from nag.support.paths import DATA, ROOT
 
 TABLE = DATA / "transfer.csv"
@@ -270,16 +271,18 @@ def as_image_folder(name: str, folder: Path, out: Path) -> Path:
     return out
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Show a data set as class folders: its name, its folder and where the class folders go."""
-    if len(arguments) != 3:
-        raise SystemExit("usage: python -m nag.data.finetuning_sets NAME FOLDER OUT")
-    name, folder, out = arguments
-    try:
-        as_image_folder(name, ROOT / folder, ROOT / out)
-    except (ValueError, OSError) as error:
-        raise SystemExit(str(error)) from None
+    parser = argparse.ArgumentParser(
+        prog="python -m nag.data.finetuning_sets", description="Link a data set as class folders"
+    )
+    parser.add_argument("name", choices=LISTERS, metavar="NAME", help=", ".join(LISTERS))
+    parser.add_argument("folder", type=Path, help="where the data set is")
+    parser.add_argument("out", type=Path, help="where its class folders go")
+    given = parser.parse_args(arguments)
+    with refusing(parser):
+        as_image_folder(given.name, ROOT / given.folder, ROOT / given.out)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

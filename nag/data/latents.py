@@ -12,7 +12,6 @@ as PyTorch's default has it and the official codes do; bf16 errs by about a hund
 
 import hashlib
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,6 +28,7 @@ from nag.data.fashion_mnist import to_float
 from nag.data.image_folder import batches, centre_crop, image_folder, shown
 from nag.data.published_files import remembered
 from nag.data.vae import decoder, fingerprint, load_vae, posterior
+from nag.support.commands import settings
 from nag.support.device import best_device, resolve_precision
 from nag.support.distributed import barrier, start, stop
 from nag.support.files import atomic, read_json, write_json
@@ -366,16 +366,12 @@ def posterior_means(latents: Latents, index: Tensor | np.ndarray | Sequence[int]
     return latents.scale * latents.moments(index)[0]
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Encode what a LatentSpec in a JSON file asks for, this process's shards of it; the first
     process writes the index.
     """
-    if len(arguments) != 1 or not Path(arguments[0]).is_file():
-        raise SystemExit(
-            "usage: python -m nag.data.latents spec.json (a file with the fields of "
-            "nag.data.latents.LatentSpec)"
-        )
-    spec = LatentSpec.model_validate(read_json(Path(arguments[0])))
+    about = "Encode this process's share of an image folder as latents"
+    spec = settings("nag.data.latents", LatentSpec, about, arguments)
     try:
         rank, world = start()
         report = encode(spec, rank, world)
@@ -395,4 +391,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

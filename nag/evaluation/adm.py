@@ -8,7 +8,7 @@ and FD-DINOv2 are second opinions, not part of that protocol."""
 
 import argparse
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from nag.data.image_folder import Crop, batches, list_images
 from nag.data.published_files import record
 from nag.evaluation.inception import Extract, features, image_batches, image_shape, load_extractor
 from nag.evaluation.metrics import frechet_to
+from nag.support.commands import refusing
 from nag.support.device import best_device
 from nag.support.files import UNREADABLE, atomic
 from nag.support.uncertainty import Interval, around, show, wilson
@@ -403,7 +404,7 @@ def report(result: dict[str, dict]) -> str:
     return "\n".join([*lines, shared])
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m nag.evaluation.adm samples.npz reference.npz`: print the report."""
     parser = argparse.ArgumentParser(
         prog="python -m nag.evaluation.adm", description="ADM's metrics of an npz of samples"
@@ -425,10 +426,9 @@ def main() -> None:
         default="not stated",
         help="the rule by which floats became bytes, for the record",
     )
-    try:
-        print(report(evaluate(**vars(parser.parse_args()))))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"nag.evaluation.adm: {error}") from error
+    given = parser.parse_args(arguments)
+    with refusing(parser):
+        print(report(evaluate(**vars(given))))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ the null alone, fine-tuning.
 Alone: `python -m nag.pretrained.further_training spec.json`; in many processes: `python -m
 torch.distributed.run … -m nag.pretrained.further_training spec.json`."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -23,7 +22,7 @@ from nag.interpolant import add_noise
 from nag.losses import check_labels, denoising_loss, target
 from nag.models import DiT, ModelConfig, Source
 from nag.pretrained.null_branch import add_null, save_null, separate_branch
-from nag.support import distributed, paths
+from nag.support import commands, distributed, paths
 from nag.support.device import best_device
 from nag.support.files import read_json, write_csv, write_json
 from nag.support.rng import generator
@@ -294,14 +293,17 @@ def held_out_errors(
     return t, torch.cat(errors)
 
 
-def main(spec: Path) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the specification in a JSON file, alone or as one of torchrun's processes."""
+    config = commands.settings(
+        "nag.pretrained.further_training", FurtherConfig, "Train a network further", arguments
+    )
     distributed.start()
     try:
-        run(FurtherConfig.model_validate(read_json(spec)))
+        run(config)
     finally:
         distributed.stop()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

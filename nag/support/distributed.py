@@ -165,8 +165,16 @@ def launch(module: str, spec: Path, processes: int) -> None:
     ]
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     env = {"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"} | os.environ
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    env["PYTHONIOENCODING"] = f"{encoding}:replace"  # so that this terminal shows what they print
     with subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding=encoding,
+        errors="replace",
     ) as run:
         tail: deque[str] = deque(maxlen=TAIL)
         try:

@@ -132,8 +132,3 @@ def test_a_machine_too_small_leaves_the_large_network_out(small, monkeypatch, tm
     assert bench.lacking(tmp_path) == "it needs 5 GiB of memory"
     monkeypatch.setattr(bench, "_told", lambda *_: float("nan"))
     assert bench.lacking(tmp_path) == ""
-
-
-def test_an_unknown_section_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown section xxl: choose from mini, xl"):
-        bench.main(["xxl"])

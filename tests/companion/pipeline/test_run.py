@@ -86,6 +86,27 @@ def test_an_unknown_parameter_is_named(tmp_path, capsys):
     assert not (tmp_path / "b.ipynb").exists()
 
 
+def test_results_outside_of_the_repository_are_refused_before_anything_runs(
+    tmp_path, monkeypatch, capsys
+):
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    path = write_notebook(
+        root / "a.ipynb", ("out = 'build'  # below = inside", "parameters"), ("1 / 0",)
+    )
+    elsewhere.mkdir()
+    (root / "link").symlink_to(elsewhere)
+    (root / "inner").mkdir()
+    (root / "near").symlink_to(root / "inner")
+    monkeypatch.setattr(fingerprint, "ROOT", root)
+    for out in (str(elsewhere), "../elsewhere", "link", "link/more"):
+        assert run.run(path, root / "b.ipynb", "all", {"out": out}) == run.NOT_STARTED
+        shown = capsys.readouterr().err
+        assert "outside of the repository" in shown and "such as build/by-hand" in shown
+        assert shown.count("\n") == 1 and not (root / "b.ipynb").exists()
+    for out in ("build/by-hand", str(root / "build"), "near/x"):
+        assert run.prepared(path, root / "b.ipynb", "all", {"out": out})
+
+
 def test_a_part_with_parameters(tmp_path):
     """The other part's cells are not run; what is printed to stderr is shown, and nothing else."""
     path = write_notebook(

@@ -330,7 +330,7 @@ def test_a_wrong_specification_is_refused(spec, wrong, words):
 def test_main_reads_a_specification_from_a_file(spec, tmp_path):
     config = spec(steps=1, mode="null")
     (tmp_path / "spec.json").write_text(config.model_dump_json())
-    further_training.main(tmp_path / "spec.json")
+    further_training.main([str(tmp_path / "spec.json")])
     assert os.path.exists(config.out)
 
 

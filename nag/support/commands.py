@@ -1,0 +1,63 @@
+"""What the command lines share: any terminal can show what they print, and what they are given and
+cannot use ends with exit code 2, the usage and one sentence."""
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def any_terminal() -> None:
+    """Show characters that the terminal does not have as "?", rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def sentence(error: Exception) -> str:
+    """What an error says, in one line."""
+    if isinstance(error, ValidationError):
+        faults = [(".".join(map(str, f["loc"])), f["msg"]) for f in error.errors()]
+        return "; ".join(f"{place}: {what}" if place else what for place, what in faults)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, KeyError) and error.args:
+        return str(error.args[0])
+    return " ".join(str(error).split())
+
+
+@contextmanager
+def refusing(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Turn what the block raises about its input into the parser's usage, a sentence and code 2."""
+    any_terminal()
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        parser.error(sentence(error))
+
+
+def settings(
+    module: str, kind: type[Settings], about: str, arguments: Sequence[str] | None = None
+) -> Settings:
+    """The settings in the JSON file that the command line of `python -m module` names.
+
+    Exits with code 2 if there is no such file, or if it has no such settings."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about)
+    fields = ", ".join(kind.model_fields)
+    parser.add_argument(
+        "spec", type=Path, help=f"JSON file with {kind.__name__}'s fields: {fields}"
+    )
+    path = parser.parse_args(arguments).spec
+    with refusing(parser):
+        try:
+            return kind.model_validate(json.loads(path.read_bytes()))
+        except ValueError as error:
+            raise ValueError(f"{path}: {sentence(error)}") from error
