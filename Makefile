@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro tell imagenet test test-fast lint bench campaign figures docs readme notebooks-lint notebooks-strip lock clean
+.PHONY: help git setup repro tell imagenet test test-fast lint bench campaign figures docs readme notebooks-lint notebooks-strip lock clean
 
 help: ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -29,7 +29,12 @@ setup: ## create .venv from requirements.lock (only when the lock's content has 
 	    && $(PIP) install --no-deps --no-build-isolation -e . \
 	    && cp requirements.lock $(STAMP); }
 
-repro: setup ## run what is out of date, then compare with the committed numbers
+# Before the environment is built, which takes long: a downloaded ZIP has no .git, and DVC wants one.
+git:
+	@test -e .git || git rev-parse --git-dir >/dev/null 2>&1 || { echo "This folder is no Git repository (a ZIP" \
+	  "brings none), and DVC needs one: run 'git init' here once, then this again." >&2; exit 1; }
+
+repro: git setup ## run what is out of date, then compare with the committed numbers
 	@echo "Running the stages of dvc.yaml that are out of date; results go to results/."
 	@$(BIN)/python -m companion.pipeline.locks
 	@$(BIN)/dvc repro
@@ -47,14 +52,14 @@ PYTEST = cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); workers=$$((
 test: setup ## unit and pipeline tests, and every notebook at its small defaults
 	@$(PYTEST) --run-slow --nbval-lax $(LONGEST) $(NOTEBOOKS) $(AFTER) $(TESTS) $(LAST)
 
-tell: setup ## compose figures, answers, README and docs/ from the numbers that are there, in seconds
+tell: git setup ## compose figures, answers, README and docs/ from the numbers that are there, in seconds
 	@$(BIN)/dvc repro --quiet --single-item fingerprints
 	@$(BIN)/dvc repro --single-item --glob 'studies/dvc.yaml:*-tell*'
 	@$(BIN)/python -m companion.report answers
 	@$(BIN)/dvc repro --single-item claims
 	@$(BIN)/python -m companion.report docs
 
-imagenet: setup ## the paper's scale on GPUs: see imagenet/README.md first
+imagenet: git setup ## the paper's scale on GPUs: see imagenet/README.md first
 	@$(BIN)/python -m companion.experiments.preflight imagenet/params.yaml
 	@$(BIN)/dvc repro imagenet/dvc.yaml
 
@@ -77,7 +82,7 @@ campaign: setup ## kills, full disks, damaged files: every stage goes on with th
 	@$(BIN)/python tests/campaign.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
 	@$(BIN)/python -m companion.report docs
 
-figures: setup ## redraw the figures (and what they need that is out of date)
+figures: git setup ## redraw the figures (and what they need that is out of date)
 	@$(BIN)/dvc repro figures
 
 notebooks-lint: setup ## fail if a notebook carries outputs or traces of a run

@@ -153,7 +153,8 @@ def _levels(scheduler, path: str) -> tuple[Tensor, Tensor, Tensor]:
     )
     if kind is None:
         raise ValueError(
-            f"the noise levels of {name} are not known here: use one of {sorted(SCHEDULERS)}"
+            f"the noise levels of {name} are not known here: record a run of it with "
+            f"nag.integrations.recorder.record, or use one of {sorted(SCHEDULERS)}"
         )
     if path not in PATHS:
         raise ValueError(f"unknown path {path!r}: choose one of {sorted(PATHS)}")

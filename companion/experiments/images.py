@@ -72,11 +72,19 @@ def identity(latents: str) -> list[str]:
     return [open_latents(ROOT / latents).digest] if latents else []
 
 
-def held_out(latents: str, n: int) -> tuple[Tensor, Tensor]:
+def held_out(latents: str, n: int, classes: int | None = None) -> tuple[Tensor, Tensor]:
     """n held-out images (n, C, H, W) and their labels (n,): latents evenly spread over a folder, so
-    over its classes, or the first Fashion-MNIST test images in [-1, 1]."""
+    over its classes, or the first Fashion-MNIST test images in [-1, 1].
+
+    Raises ValueError if the folder has another number of `classes` than is given: with one missing,
+    later labels would move."""
     if latents:
         store = open_latents(ROOT / latents)
+        if classes not in (None, len(store.classes)):
+            raise ValueError(
+                f"{latents} has {len(store.classes)} classes where the network has {classes}: "
+                "complete the class folders and encode them again"
+            )
         chosen = np.linspace(0, len(store) - 1, n).astype(int)
         return posterior_means(store, chosen), store.labels[chosen]
     images, labels = fashion_mnist.load_fashion_mnist("test")

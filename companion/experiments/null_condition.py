@@ -83,7 +83,8 @@ def before(s: Settings) -> Before:
     source = ROOT / (s.weights or f"results/weights/{s.family}.safetensors")
     net = checkpoint.load(source, s.kind, s.heads).to(best_device())
     known = bool(net.t_embedder.null.any())
-    x0, labels = held_out(s.held_out if s.latents else "", s.held_out_images)
+    latents = s.held_out if s.latents else ""
+    x0, labels = held_out(latents, s.held_out_images, net.config.classes)
     times, aware = held_out_errors(net, x0, labels, s.seed + 1, drop_noise=False)
     own, unaware, norms = net.t_embedder.null.detach().clone(), {}, {}
     for start in [*(["known"] if known else []), *INITIAL]:

@@ -52,6 +52,11 @@ class ShardConfig(BaseModel):
     weights: str
     kind: str = "nag"
     heads: int | None = None
+    num_classes: int | None = Field(
+        None,
+        description="where the class table may have no row for no class",
+        exclude_if=lambda value: value is None,
+    )
     sha256: str | None = Field(None, description="of the weights, checked if given")
     null: str = Field("", description="file of a separately trained null branch, NAG's negative")
     pretrained: str = Field(
@@ -84,7 +89,7 @@ class ShardConfig(BaseModel):
         files = [digest(ROOT / name) for name in (self.weights, self.null, self.pretrained) if name]
         decisive = {"sampler", "grid", "steps", "states_every", "network_batch"}
         rest = self.model_dump_json(
-            include=dict.fromkeys(("kind", "heads", "pretrained_kind", "arm"), True)
+            include=dict.fromkeys(("kind", "heads", "num_classes", "pretrained_kind", "arm"), True)
             | {"config": decisive}
         )
         vae = _vae_fingerprint(self.vae) if self.vae else ""
@@ -106,9 +111,9 @@ def run(spec: ShardConfig, rank: int = 0, world: int = 1) -> int:
     missing = [part for part in spec.parts[rank::world] if not finished(spec.path(part), part, key)]
     if not missing:
         return 0
-    net = checkpoint.load(ROOT / spec.weights, spec.kind, spec.heads, sha256=spec.sha256).to(
-        best_device()
-    )
+    net = checkpoint.load(
+        ROOT / spec.weights, spec.kind, spec.heads, spec.sha256, spec.num_classes
+    ).to(best_device())
     terms = spec.arm.terms(
         load_null(ROOT / spec.null, net, digest(ROOT / spec.weights)) if spec.null else None,
         checkpoint.load(ROOT / spec.pretrained, spec.pretrained_kind) if spec.pretrained else None,

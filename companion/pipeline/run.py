@@ -32,7 +32,7 @@ from papermill.iorw import NoDatesSafeLoader, load_notebook_node, write_ipynb
 from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
 
-from companion.pipeline import fingerprint
+from companion.pipeline import fingerprint, links
 
 SOCKET_PATH = (
     100  # bytes that a Unix socket's path may have: 104 on macOS, 108 on Linux, with a few to spare
@@ -238,6 +238,9 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if not given.notebook.is_file():
         parser.error(f"there is no notebook {given.notebook}")
+    if why := links.refused_now(fingerprint.ROOT):
+        print(why, file=sys.stderr)
+        return NOT_STARTED
     try:
         values = parameters(given.parameters)
     except ValueError as error:

@@ -101,7 +101,7 @@ def test_bf16_is_tried_where_it_is_native_and_compilation_where_it_works(monkeyp
 
 
 def test_all_sections_write_what_they_print(small, tmp_path, capsys):
-    bench.main(out=tmp_path / "bench.json")
+    bench.main([], tmp_path / "bench.json")
     text, found = capsys.readouterr().out, read_json(tmp_path / "bench.json")
     assert re.search(r"loaded in \d+\.\d s, .* peak memory (\d+\.\d\d|nan) of the file", text)
     tables = [found["mini"]["training"], found["mini"]["sampling"], found["xl"]["sampling"]]

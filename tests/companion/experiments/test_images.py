@@ -1,5 +1,7 @@
 """The images of a run, with and without Fashion-MNIST's training images."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -54,3 +56,12 @@ def test_damage_grows_with_the_strength_and_zero_is_none():
     assert torch.equal(found[0.0], x)
     off = [(y.float() - x).abs().mean() for y in found.values()]
     assert off[0] < off[1] < off[2]
+
+
+def test_held_out_latents_of_other_classes_are_refused(monkeypatch, tmp_path):
+    """With a class folder missing, later labels would be those of other classes."""
+    monkeypatch.setattr(images, "open_latents", lambda folder: SimpleNamespace(classes=["a", "b"]))
+    with pytest.raises(ValueError, match="val has 2 classes where the network has 3: complete"):
+        images.held_out("val", 5, classes=3)
+    x, labels = images.held_out("", 5, classes=10)
+    assert len(x) == len(labels) == 5

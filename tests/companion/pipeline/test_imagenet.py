@@ -123,7 +123,7 @@ def world(tmp_path_factory):
         text=True,
         env=ENV | ATTEMPT | {"DVC_ROOT": str(root)},
     )
-    assert done.returncode == 0 and done.stdout.count("ok  ") == 7, done.stdout + done.stderr
+    assert done.returncode == 0 and done.stdout.count("ok  ") == 8, done.stdout + done.stderr
     states, parts = root / "build/checkpoints", root / "imagenet/results/shards"
     kill_when(begin(root, COLD), lambda: any(states.glob("null-*.pt")), root)
     state = torch.load(next(states.glob("null-*.pt")), weights_only=True)
