@@ -678,10 +678,10 @@ def test_command_line(files, capsys):
     arguments = [*map(str, files), "--extractor", STUB]
     adm.main([*arguments, "--allow-fewer"])
     assert capsys.readouterr().out.startswith("FID ")
-<<<<<<< HEAD
-    monkeypatch.setattr("sys.argv", ["adm", samples, reference, "--extractor", STUB])
-    with pytest.raises(SystemExit, match="nag.evaluation.adm: 60 samples"):
-        adm.main()
+    with pytest.raises(SystemExit) as end:
+        adm.main(arguments)
+    shown = capsys.readouterr().err
+    assert end.value.code == 2 and "nag.evaluation.adm: error: 60 samples" in shown
 
 
 def test_damaged_statistics_are_refused_by_the_name_of_their_file(tmp_path):
@@ -696,9 +696,3 @@ def test_damaged_statistics_are_refused_by_the_name_of_their_file(tmp_path):
     np.savez(path, mu=np.array([{}], object), sigma=np.eye(1))
     with pytest.raises(ValueError, match=r"reference\.npz is truncated or no npz file"):
         adm.given_statistics(path, ["pool"])
-=======
-    with pytest.raises(SystemExit) as end:
-        adm.main(arguments)
-    shown = capsys.readouterr().err
-    assert end.value.code == 2 and "nag.evaluation.adm: error: 60 samples" in shown
->>>>>>> e509681 (Command lines end with exit code 2, the usage and one sentence, and print on any terminal; results outside of the repository are refused before a notebook runs)
