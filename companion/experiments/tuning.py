@@ -60,7 +60,7 @@ def sweep(
     the shift is against forward states of as many of them as there are trajectories."""
     weights = WEIGHTS / f"{family}.safetensors"
     state = _state(family, path, config, reference_images)
-    rows: list[dict] = read_json(state) if state.exists() else []
+    rows = [dict(row) for row in read_json(state)] if state.exists() else []
     done = {(row["w_nag"], row["cfg"]) for row in rows}
     net, read = checkpoint.load(weights), reader(path, RESULTS)
     extractor = checkpoint.load_weights(WEIGHTS / "extractor.safetensors", Extractor())
@@ -92,7 +92,7 @@ def sweep(
             }
             | {"nfe": int(run["nfe"])}
         )
-        write_json(state, rows)
+        write_json(state, [list(row.items()) for row in rows])  # lists keep the columns' order
         forget(keep, config)
         print({name: round(value, 4) for name, value in rows[-1].items()}, flush=True)
     return pd.DataFrame(rows), state

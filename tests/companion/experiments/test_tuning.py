@@ -1,6 +1,8 @@
 """The choice of the guidance weights: every candidate once, the least bias-corrected distance."""
 
+import numpy as np
 import pandas as pd
+import pytest
 
 from companion.experiments import tuning
 from companion.experiments.generate import Arm, SampleConfig
@@ -50,3 +52,39 @@ def test_a_sweep_goes_on_only_where_everything_that_decides_it_is_the_same(monke
         (tmp_path / f"{name}.safetensors").write_bytes(b"other")
         found.append(state())
     assert len(set(found)) == 8
+
+
+def test_a_killed_sweep_goes_on_and_its_table_is_the_same(tmp_path, monkeypatch):
+    """Sampling and measuring stand in for themselves; their names are in no sorted order."""
+    made = []
+
+    def sample(net, terms, config, keep):
+        if len(made) == 2 and not (tmp_path / "killed").exists():
+            (tmp_path / "killed").touch()
+            raise KeyboardInterrupt
+        made.append(keep)
+        return {"images": np.zeros((1, 1, 28, 28), np.uint8), "states": 0, "times": 0, "nfe": 2}
+
+    def interval(value):
+        return {"value": value, "low": value - 1, "high": value + 1}
+
+    quality = {name: interval(k) for k, name in enumerate(("fd", "kid", "fd_inf"))}
+    monkeypatch.setattr(tuning, "sample", sample)
+    monkeypatch.setattr(tuning, "CHECKPOINTS", tmp_path)
+    monkeypatch.setattr(tuning, "estimated_times", lambda *_: None)
+    monkeypatch.setattr(tuning, "noise_shift", lambda *_: {"late": interval(0.1)})
+    monkeypatch.setattr(tuning.metrics, "with_intervals", lambda *_, **__: quality)
+    arms = tuning.candidates([1, 2], [1.5], [], [])
+    config = SampleConfig(steps=5, n_images=1, trajectories=1, compile=False)
+
+    def swept():
+        return tuning.sweep("sit", "linear", arms, config, 10)
+
+    with pytest.raises(KeyboardInterrupt):
+        swept()
+    resumed, state = swept()
+    assert len(made) == len(set(made)) == 4
+    state.unlink()
+    unbroken, _ = swept()
+    pd.testing.assert_frame_equal(resumed, unbroken)
+    assert list(resumed.columns[:2]) == ["w_nag", "cfg"] and resumed.nfe.tolist() == [2] * 4
