@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nag.data.image_folder import centre_crop, read
+from nag.data.image_folder import centre_crop, list_images, read
 from nag.integrations.diagnosis import Diagnosis, diagnose
 from nag.integrations.level_estimator import LevelEstimator, path_of, train_estimator
 from nag.integrations.recorder import record_calls
 from nag.support.files import atomic
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 CONTROL = 0.2  # of the images, the last ones, are held out as the control
 
 
@@ -48,7 +47,7 @@ def images_of(folder: Path, pipe: Any, batch: int = 16, size: int | None = None)
 
     Centre-cropped to `size` pixels, by default the network's own. Raises ValueError for too few
     images, or an unknown size."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    files = list_images(folder)
     if len(files) < 20:
         raise ValueError(f"{len(files)} images below {folder}: at least 20 are needed")
     config, vae = denoiser(pipe).config, getattr(pipe, "vae", None)

@@ -83,7 +83,7 @@ def load(source: str | Path, kind: str = "nag", **options: Any) -> DiT:
     path = Path(source)
     if kind == "nag" and path.is_dir():
         return _from_folder(path)
-    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix not in SUFFIXES
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix.lower() not in SUFFIXES
     if kind == "nag" and isinstance(source, str) and on_hub and not path.exists():
         return _from_folder(_from_hub(source))
     return checkpoint.load(path, kind, **options)
