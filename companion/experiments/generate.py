@@ -232,13 +232,16 @@ def _kept_batch(keep: Path, part: SampleConfig, make: Callable) -> dict[str, np.
     return arrays
 
 
-def forget(keep: Path, config: SampleConfig) -> None:
-    """Remove the batches of a run from `keep`, once the run itself is saved."""
+def forget(keep: Path, config: SampleConfig, alone: bool = True) -> None:
+    """Remove the batches of a run from `keep`, once the run itself is saved, and the empty folder
+    unless other processes may be about to write there.
+    """
     for path in keep.glob("[0-9]*.npz"):
         if int(path.stem) in config.seeds:
             path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # another run keeps batches there, or it is not there
-        keep.rmdir()
+    if alone:
+        with contextlib.suppress(OSError):  # another run keeps batches there, or it is not there
+            keep.rmdir()
 
 
 @cache

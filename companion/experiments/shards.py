@@ -124,7 +124,7 @@ def run(spec: ShardConfig, rank: int = 0, world: int = 1) -> int:
     for k, part in enumerate(missing, 1):
         arrays = sample(net, terms, part, progress=False, decode=decode, keep=batches(key))
         save_arrays(spec.path(part), arrays | {"key": np.array(key)})
-        forget(batches(key), part)
+        forget(batches(key), part, alone=world == 1)
         print(
             f"process {rank}: shard {k} of {len(missing)}, seeds {part.seeds[0]} to "
             f"{part.seeds[-1]}, "
