@@ -437,6 +437,11 @@ def load(
             + (f" and other tensors such as {others[0]}" if others else "")
             + ": save the state_dict of the one that you mean"
         )
+    if missing := sorted({ANCHOR, LAST, TABLE, "pos_embed"} - state.keys()):
+        raise ValueError(
+            f"{path} is not in the DiT/SiT layout (without {', '.join(missing)}): check the file "
+            "and its kind"
+        )
     config = infer_config(state, kind, heads, classes or found.classes())
     return _build(config, {NULL: torch.zeros(config.width)} | state, path)
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 # Where training codes put a state dict; the averaged one comes first.
 WRAPPERS = (
-    *("ema", "ema_model", "model_ema", "ema_state_dict", "ema_model_state_dict"),
-    *("state_dict", "model_state_dict", "model", "module", "net", "network"),
+    *("ema", "ema_model", "model_ema", "ema_state_dict", "ema_model_state_dict", "params_ema"),
+    *("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network"),
 )
 # What torch.compile, activation checkpointing and FSDP put into names.
 INSERTED = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
@@ -124,8 +124,10 @@ def named_tensors(content: object, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(
         isinstance(value, Tensor) for value in content.values()
     ):
+        names = ", ".join(map(str, content))[:200] if isinstance(content, dict) else ""
         raise ValueError(
-            f"{path} holds no named tensors: save a module's state_dict, or name the right file"
+            f"{path} holds no named tensors{names and f' but {names}'}: save a module's "
+            "state_dict, or name the right file"
         )
     return content
 

@@ -168,7 +168,9 @@ def test_a_file_of_another_project_must_say_its_kind():
 
 def test_weights_of_another_architecture(tmp_path):
     checkpoint.save_weights(tmp_path / "a.safetensors", nn.Linear(3, 2))
-    with pytest.raises(ValueError, match="not in the DiT/SiT layout.*x_embedder"):
+    with pytest.raises(
+        ValueError, match=r"a\.safetensors is not in the DiT/SiT layout.*x_embedder"
+    ):
         checkpoint.load(tmp_path / "a.safetensors", "dit")
 
 

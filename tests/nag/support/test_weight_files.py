@@ -131,7 +131,11 @@ OTHERS = {
         "is the state of a training: run the training to its end",
     ),
     "list": (lambda p: torch.save({"ema": [1], "model": {}}, p), "holds no named tensors"),
-    "numbers": (lambda p: torch.save({"state_dict": {"a": 1}}, p), "holds no named tensors"),
+    "numbers": (lambda p: torch.save({"state_dict": {"a": 1}}, p), "holds no named tensors but a"),
+    "unknown": (
+        lambda p: torch.save({"epoch": 3, "gen": {"a": torch.ones(1)}}, p),
+        "holds no named tensors but epoch, gen: save a module's state_dict",
+    ),
     "itself": (lambda p: torch.save(within_itself(), p), "holds no named tensors"),
 }
 
