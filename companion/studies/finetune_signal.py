@@ -24,8 +24,6 @@ def spread_over(images: Tensor, labels: Tensor, n: int) -> tuple[Tensor, Tensor]
 def error(net: DiT, x0: Tensor, labels: Tensor | None) -> dict[str, float]:
     """Mean squared denoising error of images x0, of a class or of none, {"value", "half"}: the same
     times and noise for every network, and half the width of its 95 % interval."""
-    if labels is None:
-        labels = torch.full((len(x0),), net.config.classes)
     errors = held_out_errors(net, x0, labels, 1, drop_noise=False)[1]
     return {"value": errors.mean().item(), "half": Z95 * errors.std().item() / len(x0) ** 0.5}
 

@@ -266,14 +266,22 @@ def run(config: FurtherConfig) -> list[dict]:
 
 @torch.inference_mode()
 def held_out_errors(
-    net: DiT, x0: Tensor, labels: Tensor, seed: int, drop_noise: bool = True, batch: int = 250
+    net: DiT,
+    x0: Tensor,
+    labels: Tensor | None,
+    seed: int,
+    drop_noise: bool = True,
+    batch: int = 250,
 ) -> tuple[Tensor, Tensor]:
     """Times t (N,) and squared errors (N,) of the prediction on images x0 (N, C, H, W), class
-    given, noise level dropped or not.
+    given or, without labels, none, noise level dropped or not.
 
     Times are stratified and, like the noise, decided by the seed, so that two networks are compared
     in pairs."""
-    check_labels(labels, net.config)
+    if labels is None:
+        labels = torch.full((len(x0),), net.config.classes)
+    else:
+        check_labels(labels, net.config)
     gen, device = generator(seed), next(net.parameters()).device
     t, eps = (
         (torch.randperm(len(x0), generator=gen) + 0.5) / len(x0),

@@ -13,11 +13,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from companion.experiments import bench
+from companion.experiments import bench, plain_sit
 from companion.experiments.overhead import highest_allocation
 from nag import checkpoint
+from nag.guidance import GuidedField, classifier_free
 from nag.models import DiT, ModelConfig
 from nag.pretrained.null_branch import save_null, separate_branch
+from nag.samplers.one_step import euler
+from nag.samplers.registry import last
+from nag.samplers.time_grids import uniform
 from nag.support.paths import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -558,9 +562,10 @@ def test_a_network_of_xl_size_needs_little_more_memory_than_its_file(tmp_path):
         assert not memory < size and not memory > 1.3 * size  # NaN where the system does not tell
         net = checkpoint.load(path, "sit")
         assert net.config == bench.XL
-        plain = bench.plain_step(net, x, labels)
+        plain = plain_sit.sample(plain_sit.of(net), x, labels, scale=1.5, steps=1)
         for precision, tolerance in {"fp32": 1e-5, "bf16": 0.03}.items():
-            ours = bench.guided_step(net, x, labels, precision)
+            field = GuidedField(net, labels, [classifier_free(1.5)], precision)
+            ours = last(euler(field, x, uniform(1)))
             assert (ours - plain).norm() < tolerance * (x - plain).norm()
     finally:
         path.unlink(missing_ok=True)  # 2.7 GB
