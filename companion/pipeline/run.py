@@ -1,7 +1,8 @@
 """Runs a notebook, or the part of it that measures or tells, as a stage of the pipeline.
 
-    python -m companion.pipeline.run NOTEBOOK EXECUTED --part measure -y "{family: sit, lr: 1e-3}"
+    python -m companion.pipeline.run NOTEBOOK EXECUTED --part tell -p tune.sit -y "{out: results}"
 
+Parameters come from params.yaml (-p) and from the command line (-y), which counts more.
 The executed copy is written after every cell, also of a run that fails. Exit codes: 1 if a cell
 fails or the run is interrupted, 2 if the stage was not started, 138 if the kernel died.
 """
@@ -10,7 +11,6 @@ import argparse
 import ast
 import logging
 import os
-import re
 import sys
 import tempfile
 import traceback
@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode, ValidationError
 from papermill.engines import papermill_engines
@@ -28,45 +27,16 @@ from papermill.execute import (
     raise_for_execution_errors,
     remove_error_markers,
 )
-from papermill.iorw import NoDatesSafeLoader, load_notebook_node, write_ipynb
+from papermill.iorw import load_notebook_node, write_ipynb
 from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
 
-from companion.pipeline import fingerprint, links
+from companion.pipeline import fingerprint, links, stage_parameters
 
 SOCKET_PATH = (
     100  # bytes that a Unix socket's path may have: 104 on macOS, 108 on Linux, with a few to spare
 )
 NOT_STARTED, DEAD_KERNEL = 2, 138
-
-
-class Loader(NoDatesSafeLoader):
-    """Papermill's YAML 1.1, to which 1e-3 is a number too, as to DVC's YAML 1.2."""
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
-)
-
-
-def parameters(texts: list[str]) -> dict:
-    """The parameters in YAML mappings, later ones first; raises ValueError for what is none."""
-    found: dict = {}
-    for text in texts:
-        try:
-            given = yaml.load(text, Loader) or {}  # a safe loader
-        except yaml.YAMLError as error:
-            raise ValueError(
-                f'the parameters {text!r} are not YAML: write them as "{{name: value}}"'
-            ) from error
-        if not isinstance(given, dict):
-            raise ValueError(
-                f'the parameters {text!r} are no mapping: write them as "{{name: value}}"'
-            )
-        found |= given
-    return found
 
 
 def known_parameters(notebook: dict) -> list[str]:
@@ -224,6 +194,17 @@ def main(arguments: list[str]) -> int:
         "--part", choices=fingerprint.PARTS, default="all", help="the cells to run (default: all)"
     )
     parser.add_argument(
+        "--params", type=Path, default=stage_parameters.FILE, metavar="FILE", help="(%(default)s)"
+    )
+    parser.add_argument(
+        "-p",
+        dest="chosen",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="parameters of FILE: SECTION, SECTION:NAME,NAME or NAME=KEY",
+    )
+    parser.add_argument(
         "-y",
         dest="parameters",
         action="append",
@@ -242,14 +223,19 @@ def main(arguments: list[str]) -> int:
         print(why, file=sys.stderr)
         return NOT_STARTED
     try:
-        values = parameters(given.parameters)
+        chosen = stage_parameters.chosen(given.chosen, given.params)
+        values = chosen | stage_parameters.written(given.parameters)
     except ValueError as error:
         parser.error(str(error))
     try:
-        return run(given.notebook, given.executed, given.part, values)
+        code = run(given.notebook, given.executed, given.part, values)
     except KeyboardInterrupt:  # the kernel has had its own, and is shut down
         print("Stopped.", file=sys.stderr)
         return 1
+    if code == 0 and (why := stage_parameters.edited(chosen, given.chosen, given.params)):
+        print(why, file=sys.stderr)
+        return 1  # or DVC would record the new values with these results
+    return code
 
 
 if __name__ == "__main__":

@@ -51,10 +51,10 @@ def tiny(tmp_path_factory):
     params["extractor"].update(compared_images=1000)
     for part in params["tune"].values():
         part.update(
-            w_values="1.0",
-            cfg_values="1.5",
-            joint_w_values="0.5",
-            joint_cfg_values="1.5",
+            w_values=[1.0],
+            cfg_values=[1.5],
+            joint_w_values=[0.5],
+            joint_cfg_values=[1.5],
             n_images=250,
             trajectories=20,
         )
@@ -69,7 +69,7 @@ def tiny(tmp_path_factory):
         sde_steps=10,
     )
     params["overhead"].update(n_images=8, steps=2, rounds=1)
-    params["auto"].update(calibration_images=20, weights_tried="0.0, 2.0", n_images=250)
+    params["auto"].update(calibration_images=20, weights_tried=[0.0, 2.0], n_images=250)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     dvc(folder, "repro", "--force")
     return folder

@@ -7,7 +7,6 @@ import sys
 import time
 
 import nbformat
-import pytest
 from clones import COLD
 
 from companion.pipeline import fingerprint, run
@@ -39,33 +38,6 @@ def start(root, *arguments, **options):
 def finish(process):
     out, err = process.communicate(timeout=60)
     return process.returncode, out + err
-
-
-@pytest.mark.parametrize(
-    "text, value",
-    [
-        ("1e-3", 1e-3),
-        ("1.0e-4", 1e-4),
-        ("-2.5E+3", -2500.0),
-        ("3", 3),
-        ("1_000", 1000),
-        ("true", True),
-        ("null", None),
-        ("e-3", "e-3"),
-        ("2026-01-02", "2026-01-02"),
-        ("1e-3x", "1e-3x"),
-        ("nag", "nag"),
-    ],
-)
-def test_parameters_arrive_with_their_types(text, value):
-    found = run.parameters(["{a: 1, b: 2}", f"{{a: {text}}}"])
-    assert found == {"a": value, "b": 2} and type(found["a"]) is type(value)
-
-
-@pytest.mark.parametrize("text", ["3", "{a: ", "[a]"])
-def test_parameters_that_are_no_mapping(text):
-    with pytest.raises(ValueError, match="write them as"):
-        run.parameters([text])
 
 
 def test_known_parameters_whatever_the_comments_say(tmp_path):
@@ -180,6 +152,36 @@ def small_repository(root, *cells):
     path = write_notebook(root / "notebooks/01_first.ipynb", *cells)
     fingerprint.write(root)
     return path
+
+
+def test_parameters_of_a_file_and_of_the_command_line(tmp_path):
+    """Lists and mappings arrive whole; the command line counts more."""
+    path = write_notebook(
+        tmp_path / "a.ipynb",
+        ("w = []\nplan = {}\nn = 1\nlr = 0.1", "parameters"),
+        ("import json\nfrom pathlib import Path\n"
+         "Path('got').write_text(json.dumps([w, plan, n, lr]))",),
+    )  # fmt: skip
+    (tmp_path / "own.yaml").write_text(
+        "tune: {sit: {w: [0.5, [1]], n: 2}}\nplan: {euler: [1, 2]}\nlr: 1e-3\n"
+    )
+    named = ["--params", "own.yaml", "-p", "tune.sit", "-p", ":plan,lr", "-y", "{n: 3}"]
+    code, output = finish(start(tmp_path, path, tmp_path / "b.ipynb", *named))
+    assert code == 0, output
+    assert (tmp_path / "got").read_text() == '[[0.5, [1]], {"euler": [1, 2]}, 3, 0.001]'
+
+
+def test_parameters_edited_while_the_stage_runs(tmp_path):
+    """DVC would record the new value with the results of the old one, so the stage fails."""
+    path = write_notebook(
+        tmp_path / "a.ipynb",
+        ("w = []", "parameters"),
+        ("from pathlib import Path\nPath('params.yaml').write_text('{a: {w: [2]}, b: 1}')",),
+    )
+    (tmp_path / "params.yaml").write_text("{a: {w: [1]}, b: 0}")
+    code, output = finish(start(tmp_path, path, tmp_path / "b.ipynb", "-p", "a"))
+    assert code == 1 and "params.yaml was edited while the stage ran (w)" in output
+    assert finish(start(tmp_path, path, tmp_path / "b.ipynb", "-p", "a"))[0] == 0
 
 
 def test_code_edited_before_the_start(tmp_path, monkeypatch, capsys):
