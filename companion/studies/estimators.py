@@ -1,7 +1,8 @@
 """What notebook 25 measures: how far the reading of one noise-level estimator can be trusted.
 
-Estimators are the committed network, two architectures trained here from several seeds, and two
-that need no training: the wavelet estimate (image by image) and the energy of a set of states."""
+Estimators are the committed network, two architectures trained here from several seeds, the
+paper's kind (the sampling network with a last layer that regresses t), and two that need no
+training: the wavelet estimate (image by image) and the energy of a set of states."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -30,6 +31,7 @@ from nag.train import TrainConfig, train
 Reader = Callable[[Tensor], Tensor]
 Shifts = dict[str, dict]  # estimator: what `noise_shift` returns
 ARCHITECTURES = {"attention": NoiseEstimator, "plain": other_estimators.PlainEstimator}
+REGRESSED = "paper"
 MOVING = "energy, alpha moves"  # shown and not counted: late in sampling it reads noise as less
 
 
@@ -51,16 +53,38 @@ def trained(kind: str, images: Tensor, path: str, config: TrainConfig, kept: Pat
     return checkpoint.load_weights(file, make())
 
 
+def fine_tuned(
+    net: DiT, weights: Path, images: Tensor, config: TrainConfig, kept: Path
+) -> other_estimators.RegressedLevel:
+    """The paper's estimator made of a network and its file, read from `kept` if it was trained
+    there before, by the same code."""
+    code = fingerprint.digest(fingerprint.of_objects(fine_tuned))
+    key = config.key(checkpoint.sha256(weights), len(images), code)
+    file = kept / f"{REGRESSED}-{key}.safetensors"
+    torch.manual_seed(config.seed)
+    made = other_estimators.RegressedLevel(net)
+    if not file.is_file():
+        state = CHECKPOINTS / f"estimator-{file.stem}.pt"
+        loss = other_estimators.regression_loss(images, net.config.path)
+        train(made, loss, len(images), config, state)
+        checkpoint.save_weights(file, made.cpu(), path=net.config.path, seed=str(config.seed))
+        state.unlink(missing_ok=True)
+    return checkpoint.load_weights(file, made.cpu())
+
+
 def sizes(nets: Mapping[str, nn.Module]) -> dict[str, int]:
     """Parameters of each kind of network."""
     return {name.split()[0]: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
 
 
-def readers_of(nets: Mapping[str, nn.Module], images: Tensor, path: str) -> dict[str, Reader]:
-    """x (B, 1, 28, 28) -> t (B,) of every network and of the wavelet estimate, whose bias is taken
-    off by forward states of real images."""
+def readers_of(
+    nets: Mapping[str, nn.Module], regressed: nn.Module, images: Tensor, path: str
+) -> dict[str, Reader]:
+    """x (B, 1, 28, 28) -> t (B,) of every network, of the paper's kind, and of the wavelet
+    estimate, whose bias is taken off by forward states of real images."""
     raw = partial(other_estimators.wavelet_time, path=path)
     readers: dict[str, Reader] = {name: partial(posterior_mean, net) for name, net in nets.items()}
+    readers[REGRESSED] = regressed
     return readers | {"wavelet": other_estimators.calibrated(raw, images[:500], path)}
 
 
@@ -230,6 +254,7 @@ def spread(shifts: Shifts, times: np.ndarray, seeds: Sequence[int]) -> dict:
         "plain_minus_attention": _difference(shifts, times, kinds["plain"], kinds["attention"]),
         "wavelet_minus_networks": _difference(shifts, times, ["wavelet"], networks),
         "energy_minus_networks": _difference(shifts, times, ["energy"], networks),
+        "paper_minus_networks": _difference(shifts, times, [REGRESSED], networks),
     }
 
 

@@ -30,7 +30,8 @@ from nag.train import TrainConfig, train
 
 OWN = "input-perturbation"  # DDPM-IP, whose network is trained from the start
 OVERHEAD = paths.METRICS / "overhead.json"
-STRENGTHS = ("w", "scale", "lambda", "strength")  # entries of a setting that are how strong it is
+# entries of a setting that are how strong it is
+STRENGTHS = ("w", "scale", "lambda", "strength", "shift", "k")
 Rows = Mapping[str, study.Row]  # by arm
 
 

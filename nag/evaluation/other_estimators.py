@@ -1,18 +1,21 @@
-"""Other estimators of a state's noise level: another network for the posterior, and two estimates
-without a network.
+"""Other estimators of a state's noise level: another network for the posterior, the paper's own
+kind, and two estimates without a network.
 
 An estimator is any callable x (B, C, H, W) -> t (B,), as `shift.estimated_times` takes it:
 `partial(posterior_mean, net)` for a network, `partial(wavelet_time, path="linear")` or
 `partial(energy_time, second_moment=0.7)` for the analytic ones. Its bias is how far its mean over
 forward states of known t is from t."""
 
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nag.interpolant import PATHS, widest
+from nag.estimator import T_MIN
+from nag.interpolant import PATHS, add_noise, widest
+from nag.models import BatchLoss, DiT, FinalLayer
 from nag.shift import Estimator, estimated_times, forward_states, is_late
 from nag.support.roots import bisect
 from nag.support.uncertainty import bootstrap, interval
@@ -62,6 +65,48 @@ class PlainEstimator(nn.Module):
             x = x.to(next(self.head.parameters()).dtype)
             pooled = self.features(x).mean((2, 3))  # (B, 2 width)
             return self.head(pooled).view(-1, self.components, 3)
+
+
+class RegressedLevel(nn.Module):
+    """The paper's estimator: a trained network with another last layer, which regresses t.
+
+    forward(x (B, C, H, W)) -> t (B,), the mean over tokens of one number each. The network is a
+    copy, without noise level and class; all of it is fine-tuned unless `frozen` (arXiv
+    2510.12497)."""
+
+    def __init__(self, net: DiT, frozen: bool = False):
+        super().__init__()
+        self.net = copy.deepcopy(net).requires_grad_(not frozen)
+        self.net.pos_embed.requires_grad_(False)
+        self.net.final_layer = FinalLayer(net.config.width, 1)
+        nn.init.constant_(self.net.final_layer.linear.bias, 0.5)  # the mean of t
+
+    def forward(self, x: Tensor) -> Tensor:
+        net, count = self.net, len(x)
+        # in full precision, as NoiseEstimator: bf16 is coarser than the shifts to be seen
+        with torch.autocast(x.device.type, enabled=False):
+            unknown = torch.ones(count, dtype=torch.bool, device=x.device)
+            no_class = torch.full((count,), net.config.classes, device=x.device)
+            tokens, c = net.embed(x.float(), x.new_zeros(count), no_class, unknown)
+            for block in net.blocks:
+                tokens = block(tokens, c)
+            return net.final_layer(tokens, c).mean((1, 2))
+
+
+def regression_loss(images: Tensor, path: str = "linear") -> BatchLoss:
+    """Mean square error of t read from x_t, of images (N, C, H, W); it is least for E[t | x].
+
+    t is uniform in [T_MIN, 1 - T_MIN], one draw in each of B strata, as in `estimator_loss`."""
+
+    def loss(net: nn.Module, index: Tensor, gen: torch.Generator) -> Tensor:
+        device, x0 = next(net.parameters()).device, images[index]
+        u = (torch.arange(len(index)) + torch.rand(len(index), generator=gen)) / len(index)
+        t = T_MIN + (1 - 2 * T_MIN) * u
+        eps = torch.randn(x0.shape, generator=gen)
+        x0, t, eps = (a.to(device) for a in (x0, t, eps))
+        return (net(add_noise(x0, eps, t, path)) - t).square().mean()
+
+    return loss
 
 
 def solve(

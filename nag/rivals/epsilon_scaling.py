@@ -1,5 +1,5 @@
 """Epsilon scaling, a rival of noise guidance: the predicted noise divided by a number (Ning et al.,
-ICLR 2024).
+ICLR 2024), or by a function of t (Temporal Score Rescaling, arXiv 2510.01184).
 
 It wraps a velocity field, so it goes with every sampler."""
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nag.ddpm import Prediction, with_variance
-from nag.interpolant import PURE_NOISE, coefficients
+from nag.interpolant import PATHS, PURE_NOISE, coefficients, widest
 
 Time = float | Tensor
 Scale = float | Callable[[Time], float | Tensor | np.ndarray]
@@ -52,3 +52,23 @@ def epsilon_scaling(field: Callable, scale: Scale, path: str = "linear") -> Epsi
     if not callable(scale) and scale <= 0:
         raise ValueError(f"epsilon scaling divides by {scale}: give a positive number, 1 for none")
     return EpsilonScaled(field, scale, path)
+
+
+def score_rescaling(k: float, sigma: float = 1.0, path: str = "linear") -> Callable[[Time], Tensor]:
+    """Temporal Score Rescaling as a `scale` of `epsilon_scaling`: a function of t, 1 / r_t.
+
+        eps r_t,   r_t = (alpha^2 sigma^2 + sigma_t^2) / (alpha^2 sigma^2 / k + sigma_t^2)
+
+    For data N(mu, sigma^2 I) it samples N(mu, sigma^2 / k I): narrower for k > 1, wider for k < 1,
+    unchanged for k = 1. r_t is 1 at pure noise and k at the data. The paper's images have k = 0.95
+    and sigma = 1. Raises ValueError unless both are positive (Xu et al., arXiv 2510.01184)."""
+    if k <= 0 or sigma <= 0:
+        raise ValueError(f"score rescaling by k = {k}, sigma = {sigma}: give positive numbers")
+
+    def scale(t: Time) -> Tensor:
+        time = torch.as_tensor(t)
+        c = PATHS[path](time.to(widest(time.device)))
+        signal, noise = (c.alpha * sigma) ** 2, c.sigma**2
+        return (signal / k + noise) / (signal + noise)
+
+    return scale

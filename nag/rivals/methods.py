@@ -7,7 +7,7 @@ is then the guided field."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -22,9 +22,18 @@ from nag.guidance import (
 )
 from nag.models import DiT
 from nag.rivals.corrected_ddim import corrected_ddim
-from nag.rivals.epsilon_scaling import epsilon_scaling
+from nag.rivals.epsilon_scaling import epsilon_scaling, score_rescaling
 from nag.rivals.noise_level_correction import LevelHead, noise_excess, noise_level_correction
 from nag.rivals.time_shift import Level, by_estimate, by_variance, time_shift
+from nag.rivals.wavelet_correction import wavelet_corrected
+from nag.rivals.worse_conditions import (
+    OtherLevel,
+    estimated_level,
+    independent_condition,
+    previous_output,
+    self_guidance,
+    time_step_guidance,
+)
 from nag.samplers.one_step import Noise, State
 from nag.samplers.registry import SAMPLERS, STEPS, resolve, time_grid
 
@@ -65,10 +74,8 @@ class Plan(NamedTuple):
 # ---- solvers
 
 
-def epsilon_scaled(scale: float, sampler: str = "ode") -> Solver:
-    """A sampler of nag.samplers.one_step whose field's noise prediction is divided by `scale` (Ning
-    et al., ICLR 2024).
-    """
+def through(wrap: Callable[[Any, str], Callable], sampler: str = "ode") -> Solver:
+    """A sampler by name whose field is wrap(field, path)."""
 
     def solver(
         field: Callable,
@@ -77,11 +84,16 @@ def epsilon_scaled(scale: float, sampler: str = "ode") -> Solver:
         noise: Noise | None = None,
         path: str = "linear",
     ) -> Iterator[State]:
-        return SAMPLERS[resolve(sampler, path)](
-            epsilon_scaling(field, scale, path), x, times, noise, path
-        )
+        return SAMPLERS[resolve(sampler, path)](wrap(field, path), x, times, noise, path)
 
     return solver
+
+
+def epsilon_scaled(scale: float, sampler: str = "ode") -> Solver:
+    """A sampler of nag.samplers.one_step whose field's noise prediction is divided by `scale` (Ning
+    et al., ICLR 2024).
+    """
+    return through(lambda field, path: epsilon_scaling(field, scale, path), sampler)
 
 
 def time_shifted(level: Level, mode: str, window: float, cutoff: float) -> Solver:
@@ -197,6 +209,48 @@ def _level_correction(parts: Parts, style: str, strength: float) -> Plan:
     return Plan(parts.net, [], solver, size(head), "head")
 
 
+def _self_guidance(parts: Parts, w: float, shift: float) -> Plan:
+    return Plan(parts.net, [self_guidance(w, parts.net, shift)])
+
+
+def _self_guidance_prev(parts: Parts, w: float, below: float) -> Plan:
+    def wrap(field: GuidedField, path: str) -> Callable:
+        return previous_output(field, w, below)
+
+    return Plan(parts.net, [], through(wrap, parts.sampler))
+
+
+def _other_level(parts: Parts, shift: float) -> Plan:
+    return Plan(cast(DiT, OtherLevel(parts.net, shift)), [])
+
+
+def _estimated_level(parts: Parts, w: float, read_at: str) -> Plan:
+    net = _existing(parts.estimator, "the estimator of NAG at the estimated level")
+    term = estimated_level(w, parts.net, partial(posterior_mean, net), read_at)
+    return Plan(parts.net, [term], parameters=size(net), extra="estimator")
+
+
+def _time_step_guidance(parts: Parts, scale: float, strength: float, power: float) -> Plan:
+    return Plan(parts.net, [time_step_guidance(scale, parts.net, strength, power)])
+
+
+def _independent_condition(parts: Parts, scale: float) -> Plan:
+    return Plan(parts.net, [independent_condition(scale, parts.net)])
+
+
+def _wavelet_correction(parts: Parts, strength: float) -> Plan:
+    path = parts.net.config.path
+    step = STEPS[resolve(parts.sampler, path)]
+    return Plan(parts.net, [], partial(wavelet_corrected, step, strength))
+
+
+def _score_rescaling(parts: Parts, k: float, sigma: float) -> Plan:
+    def wrap(field: Callable, path: str) -> Callable:
+        return epsilon_scaling(field, score_rescaling(k, sigma, path), path)
+
+    return Plan(parts.net, [], through(wrap, parts.sampler))
+
+
 def _input_perturbation(parts: Parts) -> Plan:
     return Plan(_existing(parts.perturbed, "the network trained with DDPM-IP"), [])
 
@@ -248,6 +302,24 @@ METHODS = {
         ("pred", 1.0),
     ),
     "input-perturbation": Method("DDPM-IP", _input_perturbation, (), "training from the start"),
+    "self-guidance": Method("Self-Guidance", _self_guidance, ("w", "shift"), "", (3.0, 0.01)),
+    "self-guidance-prev": Method(
+        "Self-Guidance by the step before", _self_guidance_prev, ("w", "below t"), "", (3.0, 0.5)
+    ),
+    "other-level": Method("shifted noise condition", _other_level, ("shift",), "", (-0.03,)),
+    "estimated-level": Method(  # ours: no paper's
+        "NAG at the estimated level",
+        _estimated_level,
+        ("w", "read at"),
+        "estimator of the noise level",
+        (1.0, "t"),
+    ),
+    "tsg": Method(
+        "Time-Step Guidance", _time_step_guidance, ("scale", "s", "power of t"), "", (2.5, 2.0, 1.0)
+    ),
+    "icg": Method("Independent Condition Guidance", _independent_condition, ("scale",), "", (1.4,)),
+    "dcw": Method("wavelet correction (DCW)", _wavelet_correction, ("lambda",), "", (0.005,)),
+    "tsr": Method("Temporal Score Rescaling", _score_rescaling, ("k", "sigma"), "", (0.95, 1.0)),
 }
 
 

@@ -20,6 +20,7 @@ LOOKS = {  # by kind of estimator
     "committed": {"color": "#222222", "marker": "o"},
     "attention": {"color": "#56b4e9", "marker": "s"},
     "plain": {"color": "#8a5a00", "marker": "^"},
+    "paper": {"color": "#d55e00", "marker": "P"},
     "wavelet": {"color": "#009e73", "marker": "D"},
     "energy": {"color": "#cc79a7", "marker": "v"},
 }
@@ -148,7 +149,9 @@ def answers(numbers: Mapping, family: str) -> dict[str, dict]:
             ("plain minus attention", "plain_minus_attention"),
             ("wavelet minus networks", "wavelet_minus_networks"),
             ("energy minus networks", "energy_minus_networks"),
+            ("the paper's kind minus networks", "paper_minus_networks"),
         )
+        if key in spread
     )
     sd = spread["seed_sd"]
     by_seed = f"standard deviation over training seeds {sd:.4f}, " if sd is not None else ""
@@ -260,13 +263,18 @@ def figure(numbers: Mapping, family: str) -> Figure:
         title="Images unlike those of training",
     )
     foreign.set_xticks([-0.02, -0.01, 0, 0.01, 0.02])
-    handles = [style.line(**of, ms=5, lw=1, label=kind) for kind, of in LOOKS.items()]
+    kinds = {name.split()[0] for name in numbers["bias"]} | {"energy"}
+    handles = [
+        style.line(**of, ms=5, lw=1, label=kind) for kind, of in LOOKS.items() if kind in kinds
+    ]
     seeds = len(numbers["judge_seeds"])
     note = (
         f"{mini(family)}, {numbers['n']} trajectories, control of {numbers['control_images']} test "
         f"images. Committed: the estimator of this project; attention (its architecture) and plain "
-        f"(convolutions): {seeds} seeds each, {numbers['images_seen']:,} images seen; wavelet and "
-        f"energy: no training. Right: {numbers['held_out']} images, mean over t ≤ 0.2. Bars: 95 % "
-        "CI over images."
+        f"(convolutions): {seeds} seeds each, {numbers['images_seen']:,} images seen; "
+        + "paper: the network itself with a last layer that regresses t; "
+        * ("paper" in kinds)
+        + f"wavelet and energy: no training. Right: {numbers['held_out']} images, mean over "
+        "t ≤ 0.2. Bars: 95 % CI over images."
     )
     return style.frame(fig, title(numbers, family), note, handles)

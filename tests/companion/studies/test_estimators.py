@@ -11,6 +11,7 @@ from companion.studies import estimators
 from companion.studies.tell import estimators as tell
 from nag.support.files import read_json
 from nag.support.paths import STUDIES
+from nag.train import TrainConfig
 
 
 @pytest.fixture
@@ -22,20 +23,58 @@ def test_spread_joins_seeds_and_pairs_kinds():
     """Readings with known means: attention 1 and 3, plain 5 and 7, wavelet 10, energy 20."""
     times = np.array([0.5, 0.2, 0.0])
     values = {"attention 0": 1, "attention 1": 3, "plain 0": 5, "plain 1": 7}
-    values |= {"wavelet": 10, "energy": 20, estimators.MOVING: -99}
+    values |= {"wavelet": 10, "energy": 20, "paper": 8, estimators.MOVING: -99}
     shifts = {
         name: {"late": {"value": v, "low": v, "high": v}, "draws": np.full((10, 3), float(v))}
         for name, v in values.items()
     }
     found = estimators.spread(shifts, times, [0, 1])
     assert (found["lowest"], found["highest"]) == (1, 20)
-    assert found["mean"] == pytest.approx(46 / 6)
+    assert found["mean"] == pytest.approx(54 / 7)
     assert found["seed_sd"] == pytest.approx(2**0.5)
     assert found["plain_minus_attention"] == {"value": 4, "low": 4, "high": 4}
     assert found["wavelet_minus_networks"]["value"] == 6
     assert found["energy_minus_networks"]["value"] == 16
+    assert found["paper_minus_networks"]["value"] == 4
     one_seed = {name: shifts[name] for name in shifts if "1" not in name}
     assert estimators.spread(one_seed, times, [0])["seed_sd"] is None
+
+
+def test_the_paper_s_kind_is_made_once_and_reads_with_the_others(tiny, tmp_path, monkeypatch):
+    """Its file belongs to the network it was made of; it stands beside the others and is told of
+    only where it was measured.
+    """
+    monkeypatch.setattr(estimators, "CHECKPOINTS", tmp_path / "states")
+    weights = tmp_path / "net.safetensors"
+    weights.write_bytes(b"any")
+    net, images = tiny(), torch.rand(48, 1, 8, 8) * 2 - 1
+    config = TrainConfig(images_seen=96, batch_size=48, compile=False, precision="fp32")
+    made = estimators.fine_tuned(net, weights, images, config, tmp_path)
+    again = estimators.fine_tuned(net, weights, images, config, tmp_path)
+    assert torch.equal(made(images), again(images))
+    assert len(list(tmp_path.glob("paper-*.safetensors"))) == 1
+    weights.write_bytes(b"other")
+    estimators.fine_tuned(net, weights, images, config, tmp_path)
+    assert len(list(tmp_path.glob("paper-*.safetensors"))) == 2
+    readers = estimators.readers_of({}, made, images, "linear")
+    assert list(readers) == ["paper", "wavelet"] and readers["paper"](images).shape == (48,)
+
+
+def test_the_paper_s_kind_is_told_of_where_it_was_measured(committed):
+    assert "paper" not in tell.answers(committed, "sit")["Q6"]["sentence"]
+    measured = copy.deepcopy(committed)
+    for row in (*measured["shifts"].values(), *measured["foreign"].values(), measured["bias"]):
+        row["paper"] = row["committed"]
+    for found in measured["spread"].values():
+        found["paper_minus_networks"] = {"value": 0.00123, "low": 0.001, "high": 0.002}
+    said = tell.answers(measured, "sit")["Q6"]["sentence"]
+    assert "the paper's kind minus networks +0.0012" in said and "over 10 estimators" in said
+    legends = [
+        [text.get_text() for text in legend.get_texts()]
+        for numbers in (committed, measured)
+        for legend in tell.figure(numbers, "sit").legends
+    ]
+    assert ["paper" in legend for legend in legends] == [False, True]
 
 
 def test_a_perfect_estimator_has_no_error_and_reads_known_noise():

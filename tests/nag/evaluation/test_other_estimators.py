@@ -14,9 +14,11 @@ from nag.estimator import estimator_loss, posterior_mean
 from nag.evaluation import other_estimators
 from nag.evaluation.other_estimators import (
     PlainEstimator,
+    RegressedLevel,
     calibrated,
     energy_shift,
     energy_time,
+    regression_loss,
     set_levels,
     sigma_time,
     solve_energy,
@@ -250,3 +252,37 @@ def test_plain_network_learns_the_noise_level(tmp_path, on_cpu):
         x0, eps = 0.1 * noise(200, 1, 8, 8, seed=6), noise(200, 1, 8, 8, seed=7)
         found = torch.stack([posterior_mean(net, add_noise(x0, eps, float(s))) for s in t]).mean(1)
     assert torch.allclose(found, t, atol=0.05)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_network_with_another_last_layer_regresses_the_level(tiny, tmp_path, on_cpu, frozen):
+    """On flat images, whose noise is their spread; the network that it is made of stays as it is,
+    and a frozen one learns its last layer alone.
+    """
+    net = tiny(learn_sigma=True)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    made = RegressedLevel(net, frozen)
+    learned = {name.split(".")[1] for name, p in made.named_parameters() if p.requires_grad}
+    assert (learned == {"final_layer"}) == frozen and "pos_embed" not in learned
+    images = (torch.arange(256) % 3 * 0.5 - 0.5).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
+    config = TrainConfig(
+        images_seen=32_000,
+        batch_size=128,
+        lr=3e-3,
+        warmup_steps=20,
+        cooldown=0.5,
+        ema_decay=0.95,
+        precision="fp32",
+        compile=False,
+    )
+    loss, index = regression_loss(images), torch.arange(256)
+    start = loss(made, index, generator(3)).item()
+    assert start == pytest.approx(1 / 12, abs=0.01)  # the variance of t: it begins at the mean
+    list(fit(made, loss, len(images), config, tmp_path / "net.pt"))
+    assert loss(made, index, generator(3)).item() < (0.7 if frozen else 0.2) * start
+    x = noise(5, 1, 8, 8)
+    together = made(x).detach()
+    assert together.shape == (5,) and torch.allclose(together[2:3], made(x[2:3]), atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(made(x).detach(), together)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

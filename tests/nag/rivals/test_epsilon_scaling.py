@@ -7,8 +7,10 @@ import torch
 from rival_fields import (
     ABAR,
     BETAS,
+    CENTRE,
     EVEN,
     PATHS,
+    SPREAD,
     alpha_sigma,
     float64,
     gaussian,
@@ -20,7 +22,7 @@ from torch.testing import assert_close
 
 from nag.ddpm import Prediction
 from nag.interpolant import coefficients, convert
-from nag.rivals.epsilon_scaling import epsilon_scaling
+from nag.rivals.epsilon_scaling import epsilon_scaling, score_rescaling
 from nag.samplers.one_step import ddim, ddpm, euler, euler_maruyama
 
 
@@ -132,3 +134,32 @@ def test_the_learned_variance_of_a_field_is_kept():
 def test_a_scale_that_is_not_positive_is_refused(scale):
     with pytest.raises(ValueError, match="give a positive number, 1 for none"):
         epsilon_scaling(wavy, scale)
+
+
+# ---- Temporal Score Rescaling
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_score_rescaling_is_one_at_noise_and_k_at_the_data(path):
+    scale = score_rescaling(0.95, 0.7, path)
+    assert float(scale(0.0)) == pytest.approx(1 / 0.95, abs=1e-6)
+    assert float(scale(1.0)) == pytest.approx(1, abs=1e-4)
+    between = scale(torch.linspace(0.01, 0.99, 50))
+    assert (between.diff() < 0).all() and torch.equal(
+        score_rescaling(1.0, 0.7, path)(0.3), 1 + 0 * scale(0.3)
+    )
+
+
+@pytest.mark.parametrize("k", [0.8, 1.25])
+def test_score_rescaling_samples_the_narrower_gaussian(k):
+    """Of N(mu, sigma^2) data it is the exact field of N(mu, sigma^2 / k)."""
+    x, field = states(5, 3), gaussian("linear")
+    scaled = epsilon_scaling(field, score_rescaling(k, SPREAD), "linear")
+    for t in (0.1, 0.5, 0.9):
+        variance = (1 - t) ** 2 * SPREAD**2 / k + t**2
+        score = -(x - (1 - t) * CENTRE) / variance
+        # the noise part alone is scaled, about the mean of a centred path
+        found = convert(scaled(x, t), x, t, "v", "score", "linear")
+        assert_close(found, score)
+    with pytest.raises(ValueError, match="positive numbers"):
+        score_rescaling(-1.0)

@@ -49,6 +49,11 @@ NEUTRAL = {
     "cfg-interval": [1.5, 0.65, 0.75],
     "autoguidance": ["weak", 1.0],
     "epsilon-scaling": [1.0],
+    "self-guidance": [0.0, 0.1],
+    "tsg": [1.0, 2.0, 1.0],
+    "icg": [1.0],
+    "dcw": [0.0],
+    "tsr": [1.0, 0.5],
 }
 
 
@@ -272,6 +277,14 @@ def test_sample_takes_every_plan_with_nag(parts):
         "epsilon-scaling": [1.01],
         "time-shift": ["variance", "destination", WINDOW, CUTOFF],
         "level-correction": ["pred", 1.0],
+        "self-guidance": [1.0, 0.05],
+        "self-guidance-prev": [0.5, 0.5],
+        "other-level": [-0.02],
+        "estimated-level": [1.0, "own"],
+        "tsg": [1.5, 1.0, 1.0],
+        "icg": [1.4],
+        "dcw": [0.01],
+        "tsr": [0.95, 1.0],
     }
     parts = parts._replace(estimator=NoiseEstimator().eval().requires_grad_(False))
     for method in METHODS:
