@@ -307,12 +307,19 @@ METHODS = {
         "Self-Guidance by the step before", _self_guidance_prev, ("w", "below t"), "", (3.0, 0.5)
     ),
     "other-level": Method("shifted noise condition", _other_level, ("shift",), "", (-0.03,)),
-    "estimated-level": Method(  # ours: no paper's
-        "NAG at the estimated level",
-        _estimated_level,
-        ("w", "read at"),
+    "estimated-level": Method(  # this and the next are ours
+        "NAG by the estimated level",
+        partial(_estimated_level, read_at="t"),
+        ("w",),
         "estimator of the noise level",
-        (1.0, "t"),
+        (1.0,),
+    ),
+    "estimated-score": Method(
+        "NAG by the score at the estimated level",
+        partial(_estimated_level, read_at="own"),
+        ("w",),
+        "estimator of the noise level",
+        (1.0,),
     ),
     "tsg": Method(
         "Time-Step Guidance", _time_step_guidance, ("scale", "s", "power of t"), "", (2.5, 2.0, 1.0)

@@ -30,6 +30,7 @@ SAMPLERS: dict[str, Callable[..., Iterator[State]]] = {
     "heun": heun,
     "midpoint": midpoint,
     "euler_maruyama": euler_maruyama,
+    "euler_maruyama_tweedie": partial(euler_maruyama, last_step="tweedie"),
     "stochastic_heun": stochastic_heun,
     "ddpm": ddpm,
     "ddim": ddim,
@@ -42,12 +43,14 @@ SAMPLERS: dict[str, Callable[..., Iterator[State]]] = {
 STEPS: dict[str, Callable[..., Tensor]] = {
     "euler": euler_step,
     "euler_maruyama": euler_maruyama_step,
+    "euler_maruyama_tweedie": partial(euler_maruyama_step, last_step="tweedie"),
     "ddpm": ddpm_step,
     "ddim": ddim_step,
     "ddim_eta1": partial(ddim_step, eta=1.0),
 }
 OWN_GRIDS = {
     "euler_maruyama": "sde",
+    "euler_maruyama_tweedie": "sde",
     "stochastic_heun": "sde",
     "ddpm": "respaced",
     "ddim": "respaced",

@@ -14,6 +14,7 @@ SAMPLERS = {
     "dpmpp_2m": "DPM-Solver++ 2M",
     "unipc": "UniPC",
     "euler_maruyama": "Euler–Maruyama",
+    "euler_maruyama_tweedie": "Euler–Maruyama with Tweedie's last step",
     "stochastic_heun": "stochastic Heun",
     "ddpm": "DDPM",
     "ddim_eta1": "DDIM with η = 1",
