@@ -22,7 +22,7 @@ from tqdm import tqdm
 from nag.models import BatchLoss
 from nag.support import distributed
 from nag.support.device import autocast, best_device, maybe_compile, resolve_precision
-from nag.support.files import write_torch
+from nag.support.files import check_archive, write_torch
 from nag.support.rng import generator
 
 
@@ -317,6 +317,7 @@ STATE = {"model", "ema", "optimizer", "step", "total", "seconds", "records", "se
 
 def _read_checkpoint(path: Path, config: TrainConfig) -> dict:
     try:  # mapped, so that the processes of a node share one copy
+        check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         missing = STATE - state.keys()
     except Exception as error:

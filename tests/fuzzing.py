@@ -127,13 +127,13 @@ def targets(root: Path, folder: Path) -> list[Target]:
             "weights, SiT's .pt",
             folder / "sit.pt",
             lambda: tensors(checkpoint.load(folder / "sit.pt", "sit")),
-            False,
+            True,
         ),
         Target(
             "weights, DiT's .pt",
             folder / "dit.pt",
             lambda: tensors(checkpoint.load(folder / "dit.pt", "dit")),
-            False,
+            True,
         ),
         Target(
             "estimator",
@@ -142,7 +142,7 @@ def targets(root: Path, folder: Path) -> list[Target]:
             False,
         ),
         Target("null condition", null, lambda: tensors(load_null(null, net, sha256)), False),
-        Target("state of training", state_file, state, False),
+        Target("state of training", state_file, state, True),
         Target("arrays, .npz", arrays, lambda: load_arrays(arrays), True),
         Target(
             "reference, .npz",

@@ -16,6 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from nag.support.files import check_archive
+
 # Where training codes put a state dict; the averaged one comes first.
 WRAPPERS = (
     *("ema", "ema_model", "model_ema", "ema_state_dict", "ema_model_state_dict", "params_ema"),
@@ -96,6 +98,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_torch(path: Path, zipped: bool) -> object:
+    check_archive(path)
     mapped = zipped and not path.name.endswith(".safetensors")  # torch.load would believe the name
     with open(path, "rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
         source = path if mapped else file

@@ -12,7 +12,15 @@ import pandas as pd
 import pytest
 import torch
 
-from nag.support.files import HOST, atomic, read_json, write_csv, write_json, write_torch
+from nag.support.files import (
+    HOST,
+    atomic,
+    check_archive,
+    read_json,
+    write_csv,
+    write_json,
+    write_torch,
+)
 
 
 def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -168,3 +176,17 @@ def test_what_a_killed_process_left_half_written_goes_at_the_next_writing(tmp_pa
         (tmp_path / name).write_text("{")
     write_json(path, 1)
     assert sorted(os.listdir(tmp_path)) == sorted([*kept, path.name])
+
+
+def test_an_archive_with_one_other_byte_is_refused_though_torch_would_map_it(tmp_path):
+    path, value = tmp_path / "state.pt", torch.full((1000,), 0.7)
+    write_torch(path, {"a": value})
+    check_archive(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(value.numpy().tobytes()) + 2001] ^= 1
+    path.write_bytes(content)
+    assert not torch.load(path, weights_only=True, mmap=True)["a"].equal(value)
+    with pytest.raises(ValueError, match="state.pt is damaged: .* has another checksum"):
+        check_archive(path)
+    path.write_bytes(b"anything else")
+    check_archive(path)

@@ -242,3 +242,13 @@ def test_several_files_have_one_hash(tmp_path):
     one = sha256(tmp_path / "a")
     assert joined([one]) == one
     assert len({joined([one]), joined([one, one]), joined([one, one, one])}) == 3
+
+
+def test_weights_with_one_other_byte_are_refused(tmp_path, net):
+    path, value = tmp_path / "a.pt", net[0].weight.detach()
+    torch.save(net.state_dict(), path)
+    content = bytearray(path.read_bytes())
+    content[content.index(value.numpy().tobytes()) + 1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="fetch or make it again"):
+        read_weights(path)
