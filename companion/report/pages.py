@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import yaml
 
@@ -40,6 +41,7 @@ PAGES = {
     "docs/reproduce.md": "How to reproduce: verbs, pipelines, figures, costs, limits",
     "docs/module_map.md": "Where everything is in the code",
     "docs/benchmarks.md": "Speed of training and sampling",
+    "docs/campaign.md": "Kills, full disks and damaged files: what every stage and reader does",
     "docs/glossary.md": "Words and symbols",
 }
 LINES, CELL = 200, 160  # of the README; characters of a table's cell
@@ -79,14 +81,20 @@ def _facts(reader: Reader) -> dict:
         "questions": questions.questions(reader, answers, own),
         "findings": findings.findings(reader),
     }
-    bench = reader.root / "results" / "bench.json"
+
+    def stored(file: str) -> Any:
+        """What a run that belongs to no stage left, or None."""
+        return reader.content(file) if (reader.root / file).is_file() else None
+
     return {kind: {row["id"]: row for row in rows} for kind, rows in ledger.items()} | {
         "arm_names": ARM_NAMES,
         "arms": ARMS,
         "auto": {f: reader.content(f"results/metrics/auto-{f}.json") for f in FAMILIES},
-        "bench": reader.content("results/bench.json") if bench.is_file() else None,
+        "bench": stored("results/bench.json"),
+        "campaign": stored("results/campaign.json"),
         "capabilities": capabilities,
         "families": FAMILIES,
+        "kinds_of_fault": ("SIGKILL", "SIGTERM", "full disk", "no rights", "two at once"),
         "links": links,
         "memory": questions.memories(overhead),
         "methods": {name: method.label for name, method in METHODS.items()},
