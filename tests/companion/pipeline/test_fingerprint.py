@@ -613,18 +613,15 @@ def test_one_number_in_a_sampler_of_ours(ours):
     assert not {"03_extractor.measure", "15_adm_metrics.measure"} & changed
 
 
-def test_all_notebooks_take_less_than_two_seconds(ours):
-    """Of the processor, however busy the machine is; nothing heavy is imported."""
+def test_nothing_that_takes_long_is_imported(ours):
     program = """
-import sys, time
+import sys
 from companion.pipeline import fingerprint
 fingerprint.fingerprints(fingerprint.ROOT)
 assert not {"numpy", "torch", "nag"} & sys.modules.keys()
-print(time.process_time())
 """
     env = {"DVC_ROOT": str(ours), "PYTHONPATH": str(fp.ROOT)}
-    made = subprocess.run([sys.executable, "-c", program], check=True, env=env, capture_output=True)
-    assert float(made.stdout) < 2
+    subprocess.run([sys.executable, "-c", program], check=True, env=env)
 
 
 @pytest.mark.slow
