@@ -2,6 +2,7 @@
 processes, killed twice.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -15,7 +16,7 @@ import psutil
 import pytest
 import torch
 import yaml
-from clones import COLD, ENV, clone, dvc
+from clones import ENV, clone, dvc
 from mini_world import build, extract
 from numpy.testing import assert_allclose
 
@@ -82,15 +83,19 @@ def begin(root, env):
     )
 
 
-def kill(process):
-    """SIGKILL to the process and all it started: nobody gets to save anything. DVC first, or it is
-    cut in writing its lock.
+def kill(process, root):
+    """SIGKILL to DVC and then to all that it started, which works in the folder `root`: nobody gets
+    to save anything. DVC first, or it is cut in writing its lock.
     """
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for member in family:
-        member.kill()
-    psutil.wait_procs(family)
+    process.kill()
     process.wait()
+    while members := [
+        one for one in psutil.process_iter(["cwd"]) if str(one.info["cwd"]).startswith(str(root))
+    ]:
+        for member in members:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        psutil.wait_procs(members)
 
 
 def kill_when(process, condition, root):
@@ -100,7 +105,7 @@ def kill_when(process, condition, root):
             root / "repro.log"
         ).read_text()[-4000:]
         time.sleep(0.02)
-    kill(process)
+    kill(process, root)
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +130,10 @@ def world(tmp_path_factory):
     )
     assert done.returncode == 0 and done.stdout.count("ok  ") == 8, done.stdout + done.stderr
     states, parts = root / "build/checkpoints", root / "imagenet/results/shards"
-    kill_when(begin(root, COLD), lambda: any(states.glob("null-*.pt")), root)
+    kill_when(begin(root, ENV), lambda: any(states.glob("null-*.pt")), root)
     state = torch.load(next(states.glob("null-*.pt")), weights_only=True)
     assert 0 < state["step"] < 60, "killed too late: training was over"
-    kill_when(begin(root, COLD), lambda: any(parts.glob("*/0*.npz")), root)
+    kill_when(begin(root, ENV), lambda: any(parts.glob("*/0*.npz")), root)
     written = {path: path.stat().st_mtime_ns for path in parts.glob("*/0*.npz")}
     assert len(written) < 16, "killed too late: the arm was whole"
     process = begin(root, ENV)
