@@ -5,13 +5,10 @@ import builtins
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from companion.pipeline.modules import is_text
 from companion.pipeline.scopes import Scope, bind, imported
-
-if TYPE_CHECKING:
-    from companion.pipeline.code import Code
 
 Key = tuple[str, str]  # a module, and a definition in it or the following
 WHOLE = ""
@@ -30,6 +27,18 @@ def _chain(text: str, attributes: Iterable[str]) -> str:
     return text
 
 
+class OurCode(Protocol):
+    """What a visitor asks of all our code (`companion.pipeline.code.Code`)."""
+
+    def has(self, name: str) -> bool: ...
+    def beginning(self, start: str) -> list[str]: ...
+    def named(self, text: str) -> list[str] | None: ...
+    def binds(self, module: str, name: str) -> bool: ...
+    def hidden(self, parts: list[str]) -> Key: ...
+    def locate(self, parts: list[str]) -> tuple[str, str, list[str]]: ...
+    def run_by(self, node: ast.Import | ast.ImportFrom, package: str) -> set[str]: ...
+
+
 class Normal(ast.NodeVisitor):
     """Writes syntax trees of one module as text; notes the definitions and modules that they use.
 
@@ -37,7 +46,7 @@ class Normal(ast.NodeVisitor):
     definition of ours for itself. Unlike `ast.dump`, the text is that of every Python version.
     """
 
-    def __init__(self, code: "Code", scope: Scope, module: str = "", package: str = ""):
+    def __init__(self, code: OurCode, scope: Scope, module: str = "", package: str = ""):
         self.code, self.scopes, self.module, self.package = code, [scope], module, package
         self.silent = False  # within `raise`, whose texts do not count
         self.refs: set[Key] = set()
