@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help git setup repro tell imagenet test test-fast lint bench campaign figures docs readme notebooks-lint notebooks-strip lock clean
+.PHONY: help git setup repro tell imagenet test test-fast lint bench campaign tables figures docs readme notebooks-lint notebooks-strip lock clean
 
 help: ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -80,6 +80,10 @@ bench: setup ## speed of training and sampling beside a plain reference, to resu
 
 campaign: setup ## kills, full disks, damaged files: every stage goes on with the same results (half an hour)
 	@$(BIN)/python tests/campaign.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m companion.report docs
+
+tables: setup ## try all schedulers and architectures of diffusers for docs/your_model.md (a minute)
+	@$(BIN)/pytest -q --run-slow --tables tests/nag/integrations
 	@$(BIN)/python -m companion.report docs
 
 figures: git setup ## redraw the figures (and what they need that is out of date)

@@ -19,7 +19,7 @@ from companion.report.results import (
     build_summary,
     over_unguided,
 )
-from nag.integrations.levels import READERS, REFUSED
+from nag.integrations.levels import REFUSED
 from nag.rivals.methods import METHODS
 from nag.support.files import atomic
 from nag.support.paths import DATA, ROOT
@@ -94,6 +94,7 @@ def _facts(reader: Reader) -> dict:
         "campaign": stored("results/campaign.json"),
         "capabilities": capabilities,
         "families": FAMILIES,
+        "integrations": reader.content("results/integrations.json"),
         "kinds_of_fault": ("SIGKILL", "SIGTERM", "full disk", "no rights", "two at once"),
         "links": links,
         "memory": questions.memories(overhead),
@@ -112,7 +113,6 @@ def _facts(reader: Reader) -> dict:
         "refused_schedulers": REFUSED,
         "repository": links.repository(),
         "samplers": SAMPLERS,
-        "schedulers": sorted(READERS),
         "summary": summary,
     }
 

@@ -1,10 +1,11 @@
 """The table scheduler x (levels right, states paired right), over all schedulers of diffusers.
 
 An oracle stands for the network: it knows the image x_0, so that the states of a scheduler are
-alpha x_0 + sigma noise exactly, and both strengths can be read off the states themselves. They
-must be what the recorder says. Some schedulers also draw fresh noise; their sigma is a standard
-deviation over 128 x 128 pixels."""
+alpha x_0 + sigma noise exactly, and both strengths can be read off the states of the loop itself.
+They must be what the recorder says of each, and what it kept must be these states. Some schedulers
+also draw fresh noise; their sigma is a standard deviation over 128 x 128 pixels."""
 
+import functools
 import math
 
 import diffusers
@@ -161,46 +162,66 @@ def first_state(scheduler):
     return scheduler.add_noise(X0, EPS, t)
 
 
+# Calls of `step` between two states of the trajectory; the states between are trials.
+TWO_CALLS = {
+    "DPMSolverSDEScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+}
+
+
+def on_trajectory(name, calls):
+    """Which calls of `step` are given a state of the trajectory; PNDM's first three steps are of
+    Runge-Kutta's kind, four calls each."""
+    if name == "PNDMScheduler":
+        return [0, 4, 8, *range(12, calls)]
+    return list(range(0, calls, 2 if name in TWO_CALLS else 1))
+
+
 def run(scheduler, oracle, **grid):
-    """A recorded loop, as pipelines have it."""
+    """A recorded loop, as pipelines have it: the recording, and the states of the loop."""
+    name, given = type(scheduler).__name__, []
     with record(scheduler) as recording:
         scheduler.set_timesteps(grid.pop("steps", STEPS), **grid)
         x, old, generator = first_state(scheduler), None, torch.Generator().manual_seed(1)
         timesteps = scheduler.timesteps
-        if type(scheduler).__name__ in ("SCMScheduler", "DDPMWuerstchenScheduler"):
+        if name in ("SCMScheduler", "DDPMWuerstchenScheduler"):
             timesteps = timesteps[:-1]  # the last one is where the last step lands
         scale = getattr(scheduler, "scale_model_input", lambda x, t: x)
         for k, t in enumerate(timesteps):
+            given.append(x.clone())
             out = oracle(scheduler, x, scale(x, t), t)
-            if type(scheduler).__name__ == "CogVideoXDPMScheduler":
+            if name == "CogVideoXDPMScheduler":
                 back = timesteps[k - 1] if k else None
                 x, old = scheduler.step(out, old, t, back, x, generator=generator)
                 continue
-            t = t[None] if type(scheduler).__name__ == "DDPMWuerstchenScheduler" else t
+            t = t[None] if name == "DDPMWuerstchenScheduler" else t
             options = {}
             if "generator" in scheduler.step.__wrapped__.__code__.co_varnames:
                 options["generator"] = generator
-            if type(scheduler).__name__ == "UnCLIPScheduler":
+            if name == "UnCLIPScheduler":
                 options["prev_timestep"] = timesteps[k + 1] if k + 1 < len(timesteps) else None
             x = scheduler.step(out, t, x, **options).prev_sample
-    return recording, x
+    return recording, [given[k] for k in on_trajectory(name, len(given))] + [x]
 
 
-def build(name):
+@functools.cache
+def trial(name):
+    settings, oracle = CASES[name]
+    scheduler = getattr(diffusers, name)(**settings)
+    grid = dict(intermediate_timesteps=None, max_timesteps=1.5) if name == "SCMScheduler" else {}
+    recording, states = run(scheduler, oracle, **grid)
+    assert "step" not in vars(scheduler) and "set_timesteps" not in vars(scheduler)
+    return recording, states
+
+
+@pytest.fixture
+def tried(name):
     if name in NEEDS_TORCHSDE:
         pytest.importorskip("torchsde")
-    settings, oracle = CASES[name]
-    return getattr(diffusers, name)(**settings), oracle
-
-
-def check(recording, last):
-    """Strength of x_0 and standard deviation of the rest of each state, and the end state."""
-    states = recording.states[0]
-    assert torch.equal(states[-1], last[0].float()) and recording.unlike == 0
-    for state, (alpha, sigma) in zip(states, recording.levels, strict=True):
-        found = (state * X0[0]).mean().item()
-        assert found == pytest.approx(alpha, rel=1e-3, abs=4 * sigma / SIDE + 1e-4)
-        assert (state - found * X0[0]).std().item() == pytest.approx(sigma, rel=0.03, abs=1e-3)
+    return trial(name)
 
 
 def test_every_scheduler_is_read_or_refused():
@@ -210,13 +231,22 @@ def test_every_scheduler_is_read_or_refused():
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
-def test_levels_and_states(name):
-    scheduler, oracle = build(name)
-    grid = dict(intermediate_timesteps=None, max_timesteps=1.5) if name == "SCMScheduler" else {}
-    recording, last = run(scheduler, oracle, **grid)
-    assert len(recording.levels) >= STEPS - 1
-    check(recording, last)
-    assert "step" not in vars(scheduler) and "set_timesteps" not in vars(scheduler)
+def test_levels_are_right(name, tried):
+    """Strength of x_0 and standard deviation of the rest of each state of the loop."""
+    recording, states = tried
+    assert STEPS - 1 <= len(recording.levels) - 1 <= STEPS + 3
+    for state, (alpha, sigma) in zip(states, recording.levels, strict=True):
+        found = (state * X0).mean().item()
+        assert found == pytest.approx(alpha, rel=1e-3, abs=4 * sigma / SIDE + 1e-4)
+        assert (state - found * X0).std().item() == pytest.approx(sigma, rel=0.03, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_states_are_paired_right(name, tried):
+    """What is kept are the loop's own states, each once and in their order, and the end state."""
+    recording, states = tried
+    assert torch.equal(recording.states[0], torch.cat(states).float())
+    assert recording.unlike == 0 and len(recording.levels) == len(states)
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))

@@ -10,13 +10,13 @@ from torch import nn
 
 @dataclass
 class Tiny:
-    build: Callable[[], nn.Module]
+    build: Callable[..., nn.Module]
     inputs: Callable[[], dict]  # keyword arguments of a call, two rows
     channels: int | None = None  # guided, where a variance is predicted too
     state: str = "hidden_states"
 
 
-def _dit():
+def _dit(classes=10):
     return diffusers.DiTTransformer2DModel(
         num_attention_heads=2,
         attention_head_dim=8,
@@ -25,7 +25,7 @@ def _dit():
         num_layers=2,
         sample_size=4,
         patch_size=2,
-        num_embeds_ada_norm=10,
+        num_embeds_ada_norm=classes,
     )
 
 
@@ -113,10 +113,10 @@ TINY = {
 }
 
 
-def build(name):
+def build(name, **sizes):
     """A network whose every parameter matters, zero-initialised gates included."""
     torch.manual_seed(0)
-    net = TINY[name].build().eval()
+    net = TINY[name].build(**sizes).eval()
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.2)
     return net, TINY[name].inputs()
