@@ -146,9 +146,10 @@ def test_a_stage_passes_only_what_its_notebook_takes(resolved):
                 assert not isinstance(value, list | dict), f"{name}: {key} is {value!r}"
 
 
-@pytest.fixture
-def recorded(tmp_path):
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
     """Pipelines and parameters alone, with locks that record them as they are now."""
+    tmp_path = tmp_path_factory.mktemp("recorded")
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n")
     for pattern in ("dvc.yaml", "params.yaml", "*/dvc.yaml", "*/*.yaml", "imagenet/*.json"):
@@ -224,8 +225,14 @@ def of_both(*names):
         ),
     ],
 )
-def test_a_changed_parameter_makes_the_stages_stale_that_use_it(file, change, expected, recorded):
+def test_a_changed_parameter_makes_the_stages_stale_that_use_it(
+    file, change, expected, recorded, tmp_path
+):
     """Changed by the function behind `dvc exp run -S`."""
+    shutil.copytree(recorded, tmp_path / "changed")
+    apply_overrides(tmp_path / "changed" / file, [change])
+    assert stale(tmp_path / "changed") == expected
+
+
+def test_nothing_is_stale_without_a_change(recorded):
     assert stale(recorded) == set()
-    apply_overrides(recorded / file, [change])
-    assert stale(recorded) == expected

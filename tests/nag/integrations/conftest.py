@@ -1,5 +1,5 @@
-"""`pytest tests/nag/integrations --run-slow --tables` keeps what came of the tests whose outcomes are
-the tables of docs/your_model.md, as results/integrations.json (`make tables` runs it)."""
+"""`pytest tests/nag/integrations --run-slow --tables` (`make tables`) keeps the outcomes of the tests
+that the tables of docs/your_model.md show, as results/integrations.json."""
 
 import re
 from importlib.metadata import version
