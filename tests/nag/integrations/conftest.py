@@ -1,4 +1,4 @@
-"""`pytest tests/nag/integrations --run-slow --tables` (`make tables`) keeps the outcomes of the tests
+"""`pytest tests/nag/integrations --run-slow --tables` (`make tables`) keeps the outcomes of tests
 that the tables of docs/your_model.md show, as results/integrations.json."""
 
 import re
