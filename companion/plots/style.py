@@ -42,7 +42,7 @@ TITLES = {"sit": "SiT-mini", "dit": "DiT-mini"}  # the committed networks as tex
 SOLVERS = {
     "euler": "Euler",
     "euler_maruyama": "Euler–Maruyama",
-    "euler_maruyama_tweedie": "Euler–Maruyama (Tweedie's last step)",
+    "euler_maruyama_tweedie": "Euler–Maruyama (Tweedie)",
     "heun": "Heun",
     "ddim": "DDIM",
     "ddim_eta1": "DDIM (η = 1)",

@@ -1,7 +1,8 @@
 """Jinja2 templates whose numbers come from results: an unknown name, file or key is an error.
 
 A template reads numbers with `result(name, key)`, `study(name, key)` or `number(file, key)` and
-prints them with `| show(".2f")`, a number with its 95 % confidence interval if it has one."""
+prints them with `| show(".2f")`, a number with its 95 % confidence interval if it has one; what a
+ratio's interval says is `| outcome`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,7 +38,7 @@ def environment(reader: Reader, folder: Path = FOLDER) -> Environment:
     )
     made.globals |= {name: getattr(reader, name) for name in ("number", "result", "study")}
     made.globals["names"] = NAMES
-    made.filters |= {"show": show, "cell": cell}
+    made.filters |= {"show": show, "cell": cell, "outcome": uncertainty.outcome}
     return made
 
 

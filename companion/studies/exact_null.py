@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from companion.experiments import exact_toy, study
 from companion.experiments.generate import SampleConfig
 from companion.pipeline import fingerprint
-from companion.studies.families import Family
+from companion.studies.families import Family, sampler_of
+from companion.studies.intervals import numbers
 from nag import checkpoint, toy
 from nag.estimator import NoiseEstimator, log_prob_gradient, posterior_mean
 from nag.guidance import GuidedField, Term, classifier_noise_awareness, noise_awareness
 from nag.interpolant import add_noise, convert
 from nag.losses import denoising_loss
-from nag.models import DiT
+from nag.models import PATH_OF, DiT
 from nag.pretrained.exact_null import (
     Level,
     ScoreAtOwnLevel,
@@ -41,6 +42,7 @@ KINDS = {  # of NAG's negative
     "exact": "a twin of it, trained to be the score of the pooled levels",
     "classifier": "the gradient of the noise-level estimator",
 }
+TRAINED = ("dropout, longer", "exact")
 INTERVAL = (0.0, 0.95)  # of all kinds: a score says nothing of the image at pure noise
 RANGES = ((0.0, 0.05), (0.05, 0.2), (0.2, 0.5), (0.5, 1.0))  # of t
 
@@ -107,12 +109,26 @@ def toy_samples(b: exact_toy.Bench, w: float, steps: int) -> dict[str, dict]:
         net = toy.as_network(partial(toy.velocity, b.blurred), branch)
         terms = [] if null == "none" else [noise_awareness(w, interval=(0, 0.9))]
         x, shift = exact_toy.sample(b, GuidedField(net, labels, terms), steps)
-        late = {end: float(shift["late"][end]) for end in ("value", "low", "high")}
-        found[null] = {"distance": exact_toy.distance(b, x), "late shift": late}
+        distance = numbers(exact_toy.distance(b, x))
+        found[null] = {"distance": distance, "late shift": numbers(shift["late"])}
     return found
 
 
+def on_toy(images: int, times: Sequence[float], w: float) -> dict:
+    """`toy_directions`, and `toy_samples` of so many trajectories in 30 steps at weight w."""
+    b = exact_toy.bench(images, 0)
+    return {"directions": toy_directions(b, times), "w": w, "samples": toy_samples(b, w, 30)}
+
+
 # ---- the twins
+
+
+def family_of(name: str, file: Path) -> Family:
+    """A network of a family in any file, with the committed estimator."""
+    process = PATH_OF[name]
+    files = [file, study.estimator_file(process)]
+    net = checkpoint.load(file).to(best_device())
+    return Family(name, net, study.load_reader(process), files)
 
 
 @dataclass(frozen=True)
@@ -249,8 +265,8 @@ def directions(
 
 @dataclass(frozen=True)
 class Sampling:
-    """How arms are sampled, at an equal number of evaluations per image by sampler, and the
-    features that distances are to."""
+    """How arms are sampled, at an equal number of evaluations per image by sampler ("ode", "sde"),
+    and the features that distances are to."""
 
     report: SampleConfig
     tuning: SampleConfig
@@ -269,13 +285,14 @@ class Sampling:
     ) -> study.Row:
         """An arm; `weights` are files beside the family's own."""
         family, config = twins.family, self.tuning if tuning else self.report
-        steps = steps_for(self.nfe[sampler], terms, sampler, family.path)
+        solver = sampler_of(sampler, family.path)
+        steps = steps_for(self.nfe[sampler], terms, solver, family.path)
         return study.kept_arm(
             self.folder,
             f"{family.name}-{sampler}-{name.replace(', ', '-').replace(' ', '-')}",
             family.net,
             terms,
-            config.model_copy(update={"sampler": sampler, "steps": steps}),
+            config.model_copy(update={"sampler": solver, "steps": steps}),
             weights=[*family.files, *weights],
             reader=None if tuning else family.reader,
             code=(Twins.term,),
@@ -289,11 +306,11 @@ def chosen_and_sampled(
     branches: Mapping[str, DiT],
     files: Mapping[str, Path],
     kinds: Sequence[str],
-    weights: Mapping[str, Sequence[float]],
+    weights: Sequence[float],
     sampler: str,
 ) -> tuple[dict[str, dict], dict[str, study.Row]]:
     """The weight of every kind, by the bias-corrected distance on the tuning seeds, and the arms of
-    the report: "none" and every kind at its weight. `weights` are the candidates of every kind.
+    the report: "none" and every kind at its weight. `weights` are the candidates.
     """
     chosen, rows = {}, {"none": sampling.arm(twins, "none", [], sampler, [])}
     for kind in kinds:
@@ -306,7 +323,7 @@ def chosen_and_sampled(
         def distance(w: float, arm: Callable = arm) -> dict[str, float]:
             return study.bias_corrected(arm(w, True), sampling.real)
 
-        chosen[kind] = study.tuned(weights[kind], distance)
+        chosen[kind] = study.tuned(weights, distance)
         rows[kind] = arm(chosen[kind]["w"], False)
     return chosen, rows
 
@@ -322,6 +339,19 @@ def ratios(rows: Mapping[str, study.Row], real: Tensor) -> dict[str, dict[str, d
         }
 
     return {"unguided": over("none"), "dropout": over("dropout")}
+
+
+def measured(
+    rows: Mapping[str, Mapping[str, study.Row]], family: Family, real: Tensor, resamples: int
+) -> dict[str, dict]:
+    """Ratios, quality and late shift of the arms of every sampler."""
+    found: dict[str, dict] = {"ratios": {}, "quality": {}, "shift_late": {}}
+    for sampler, of in rows.items():
+        shifts = study.shifts(of, family.path, family.reader)
+        found["ratios"][sampler] = ratios(of, real)
+        found["quality"][sampler] = study.quality(of, real, resamples)
+        found["shift_late"][sampler] = {kind: numbers(x["late"]) for kind, x in shifts.items()}
+    return found
 
 
 def pictures(rows: Mapping[str, Mapping[str, study.Row]]) -> dict[str, study.Row]:

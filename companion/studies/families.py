@@ -9,6 +9,7 @@ from torch import Tensor
 from companion.experiments import study
 from nag import checkpoint
 from nag.models import PATH_OF, DiT
+from nag.samplers.registry import resolve
 from nag.support.device import best_device
 
 
@@ -32,3 +33,11 @@ def load_family(name: str, weights: Path) -> Family:
     process, file = PATH_OF[name], Path(weights) / f"{name}.safetensors"
     net = checkpoint.load(file).to(best_device())
     return Family(name, net, study.load_reader(process), [file, study.estimator_file(process)])
+
+
+def sampler_of(kind: str, process: str) -> str:
+    """The sampler of a study for "ode" or "sde" on a forward process: the usual one, but
+    Euler-Maruyama with Tweedie's last step, since SiT's own leaves noise in images of pixels.
+    """
+    name = resolve(kind, process)
+    return "euler_maruyama_tweedie" if name == "euler_maruyama" else name

@@ -9,20 +9,10 @@ from matplotlib.figure import Figure
 
 from companion.plots.study_figures import line_at, ring, ring_handle
 from companion.plots.style import ARMS, WIDTH, frame, line, style
+from companion.studies.tell.rivals import LABELS, name
 from companion.studies.tell.words import FAMILIES, listed, sampler_name
-from nag.models import PATH_OF
-from nag.samplers.registry import resolve
 from nag.support.uncertainty import outcome, show
 
-LABELS = {  # of nag.rivals.methods.METHODS, without the code that they come with
-    "none": "no guidance",
-    "nag": "NAG",
-    "nag-classifier": "NAG by classifier",
-    "self-guidance": "Self-Guidance",
-    "self-guidance-prev": "Self-Guidance by the step before",
-    "other-level": "shifted noise condition",
-    "tsg": "Time-Step Guidance",
-}
 WITH, WITHOUT = "with dropout", "without dropout"
 LOOKS = {
     WITH: ARMS["none"] | {"label": "trained with noise-condition dropout", "linestyle": "-"},
@@ -43,20 +33,13 @@ def key(network: str, sampler: str) -> str:
 
 def solver(numbers: Mapping, sampler: str) -> str:
     """The sampler as texts name it, with its cost: "Euler, 48 evaluations"."""
-    name = sampler_name(resolve(sampler, PATH_OF[numbers["family"]]))
-    return f"{name}, {numbers['nfe'][sampler]} evaluations"
+    return f"{sampler_name(numbers['samplers'][sampler])}, {numbers['nfe'][sampler]} evaluations"
 
 
 def cousins(numbers: Mapping) -> list[str]:
     """The methods beside NAG, the least mean ratio to NAG first."""
     found = [numbers["ratios"][key(WITH, sampler)]["over_nag"] for sampler in samplers(numbers)]
     return sorted(found[0], key=lambda method: sum(ratios[method]["value"] for ratios in found))
-
-
-def name(arm: str) -> str:
-    """An arm in words, such as "Self-Guidance + NAG"."""
-    method, _, nag = arm.partition("+")
-    return LABELS[method] + " + NAG" * bool(nag)
 
 
 def table(numbers: Mapping) -> pd.DataFrame:
@@ -142,10 +125,15 @@ def figure(numbers: Mapping) -> Figure:
 
 def title(numbers: Mapping) -> str:
     """The finding of the figure."""
-    needed = {sampler: verdict(numbers, sampler) for sampler in samplers(numbers)}
-    return f"{FAMILIES[numbers['family']]}: " + "; ".join(
-        f"{sampler_name(resolve(s, PATH_OF[numbers['family']]))}: {text}"
-        for s, text in needed.items()
+    many = len(cousins(numbers))
+    each = (
+        f"{many - len(rivals_of_nag(numbers, kind)['worse'])} of {many} with "
+        f"{sampler_name(numbers['samplers'][kind])}"
+        for kind in samplers(numbers)
+    )
+    return (
+        f"{FAMILIES[numbers['family']]}: cousins of NAG not worse than it, without a null: "
+        f"{', '.join(each)}"
     )
 
 

@@ -78,7 +78,7 @@ def answers(numbers: Mapping, name: str) -> dict[str, dict]:
         f"{late(shift['after, none'])} after, {late(shift['after, nag'])} after, with NAG"
     )
     return {
-        "Q11": {
+        "Q12": {
             "brief": f"{signal}; {shifts}.",
             "sentence": f"{signal}; {shifts}; {learning_by_heart(numbers)}.",
             "key": "shift",

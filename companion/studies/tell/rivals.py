@@ -22,6 +22,16 @@ LABELS = {  # of nag.rivals.methods.METHODS, without the code that they come wit
     "time-shift": "Time-Shift",
     "level-correction": "Noise Level Correction",
     "input-perturbation": "DDPM-IP",
+    "nag-classifier": "NAG by classifier",
+    "self-guidance": "Self-Guidance",
+    "self-guidance-prev": "Self-Guidance by the step before",
+    "other-level": "shifted noise condition",
+    "estimated-level": "NAG by the estimated level",
+    "estimated-score": "NAG by the score at the estimated level",
+    "tsg": "Time-Step Guidance",
+    "icg": "Independent Condition Guidance",
+    "dcw": "wavelet correction (DCW)",
+    "tsr": "Temporal Score Rescaling",
 }
 OUTCOMES = ("better", "worse", "inconclusive")
 ALONE = ARMS["none"] | {"label": "method alone", "linestyle": "-"}

@@ -14,7 +14,7 @@ SAMPLERS = {
     "dpmpp_2m": "DPM-Solver++ 2M",
     "unipc": "UniPC",
     "euler_maruyama": "Euler–Maruyama",
-    "euler_maruyama_tweedie": "Euler–Maruyama with Tweedie's last step",
+    "euler_maruyama_tweedie": "Euler–Maruyama (Tweedie)",
     "stochastic_heun": "stochastic Heun",
     "ddpm": "DDPM",
     "ddim_eta1": "DDIM with η = 1",

@@ -182,7 +182,7 @@ def test_the_signals_answer_has_the_numbers(family):
     whole = numbers(f"finetune-{family}")
     for name in ("errors", "differences", "shift"):
         assert committed[name] == whole[name]  # copied when notebook 28 became two
-    answer = signal.answers(committed, "x")["Q11"]["sentence"]
+    answer = signal.answers(committed, "x")["Q12"]["sentence"]
     for x in (committed["shift"]["before, none"], committed["shift"]["after, nag"]):
         assert (
             f"{1000 * x['value']:+.1f} [{1000 * x['low']:+.1f}, {1000 * x['high']:+.1f}]" in answer
@@ -197,7 +197,7 @@ def test_the_signals_answer_has_the_numbers(family):
 def test_a_network_without_null_condition_has_no_before():
     committed = numbers("finetune_signal-sit")
     del committed["differences"]["NAG before fine-tuning"]
-    assert "before fine-tuning)" not in signal.answers(committed, "x")["Q11"]["brief"]
+    assert "before fine-tuning)" not in signal.answers(committed, "x")["Q12"]["brief"]
     assert "before" not in signal.title(committed)
     before = committed["shift"]["before, none"]
     committed["shift"]["after, none"] = {end: x + 0.01 for end, x in before.items()}
