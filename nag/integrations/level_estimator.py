@@ -4,6 +4,7 @@ It must know the data that the model was trained on: an estimator of other data 
 What it gets wrong on forward states is subtracted when a shift is measured, so that it need not be
 free of bias, only sharp."""
 
+import glob
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from nag.estimator import T_MIN, NoiseEstimator, calibration, estimator_loss, po
 from nag.interpolant import PATHS, add_noise
 from nag.support.device import best_device
 from nag.support.rng import generator
+from nag.support.weight_files import content
 from nag.train import TrainConfig, train
 
 HELD_OUT = 0.2  # of the images, the last ones, for the calibration
@@ -43,11 +45,13 @@ class LevelEstimator:
     """x (B, C, H, W) to E[t | x] (B,), with the path of its t and how well it is calibrated.
 
     `calibration` is that of `nag.estimator.calibration` on images it was not trained on, as lists;
-    its "coverage" should be its "level", and "bias" small beside "std"."""
+    its "coverage" should be its "level", and "bias" small beside "std". `made_of` is the `recipe`
+    that it was trained by, "" if that is not known."""
 
     net: NoiseEstimator
     path: str
     calibration: dict[str, list[float]]
+    made_of: str = ""
 
     def __call__(self, x: Tensor) -> Tensor:
         return posterior_mean(self.net, x.to(next(self.net.parameters()).device))
@@ -66,6 +70,7 @@ class LevelEstimator:
             components=self.net.components,
         )
         kept = {"path": self.path, "calibration": self.calibration, "size": size}
+        kept |= {"made_of": self.made_of}
         save_weights(Path(file), self.net, level_estimator=json.dumps(kept))
 
     @classmethod
@@ -78,7 +83,37 @@ class LevelEstimator:
             )
         kept = json.loads(metadata["level_estimator"])
         net = load_weights(Path(file), NoiseEstimator(**kept["size"])).eval()
-        return cls(net, kept["path"], kept["calibration"])
+        return cls(net, kept["path"], kept["calibration"], kept.get("made_of", ""))
+
+
+def _config(images_seen: int, batch_size: int, seed: int) -> TrainConfig:
+    return TrainConfig(
+        images_seen=images_seen,
+        batch_size=batch_size,
+        lr=2e-3,
+        warmup_steps=min(100, images_seen // batch_size // 10 + 1),
+        cooldown=0.5,
+        ema_decay=0.99,
+        seed=seed,
+        precision="fp32",
+        compile=False,
+    )
+
+
+def recipe(
+    images: Tensor,
+    scheduler_or_path: Any = "ddpm",
+    *,
+    images_seen: int = 400_000,
+    width: int = 32,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> str:
+    """Short hash of all that decides what `train_estimator` makes of these arguments, the images'
+    content included.
+    """
+    path = path_of(scheduler_or_path)
+    return _config(images_seen, batch_size, seed).key(path, width, content([images]))
 
 
 def train_estimator(
@@ -94,8 +129,8 @@ def train_estimator(
     """Train an estimator on images or latents (N, C, H, W) as the model has them, and save it.
 
     The path is that of the scheduler, pipeline or name (`path_of`). The last fifth of the images is
-    for the calibration. A run that was stopped goes on from FILE.part. Raises ValueError for too
-    few images or another shape."""
+    for the calibration. A run that was stopped goes on from FILE.RECIPE.part, so from one of the
+    same images and settings only. Raises ValueError for too few images or another shape."""
     held_out = int(len(images) * HELD_OUT) if images.ndim == 4 else 0
     if held_out < 2:
         raise ValueError(
@@ -105,23 +140,16 @@ def train_estimator(
     own, other = images[:-held_out].float(), images[-held_out:].float()
     torch.manual_seed(seed)
     net = NoiseEstimator(images.shape[1], width)
-    config = TrainConfig(
-        images_seen=images_seen,
-        batch_size=batch_size,
-        lr=2e-3,
-        warmup_steps=min(100, images_seen // batch_size // 10 + 1),
-        cooldown=0.5,
-        ema_decay=0.99,
-        seed=seed,
-        precision="fp32",
-        compile=False,
-    )
-    part = file.with_name(file.name + ".part")
+    config = _config(images_seen, batch_size, seed)
+    settings = {"images_seen": images_seen, "width": width, "batch_size": batch_size, "seed": seed}
+    made_of = recipe(images, path, **settings)
+    part = file.with_name(f"{file.name}.{made_of}.part")
     train(net, estimator_loss(own, path), len(own), config, part)
     net = net.to(torch.bfloat16).to(best_device(), torch.float32)  # as the file keeps it
-    estimator = LevelEstimator(net.eval(), path, _calibration(net, other, path, seed))
+    estimator = LevelEstimator(net.eval(), path, _calibration(net, other, path, seed), made_of)
     estimator.save(file)
-    part.unlink()
+    for left in file.parent.glob(f"{glob.escape(file.name)}.*.part"):  # of other images, too
+        left.unlink(missing_ok=True)
     return estimator
 
 

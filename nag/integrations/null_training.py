@@ -8,6 +8,7 @@ The vector becomes the parameter `null_noise` of the model, so that the script's
 checkpoints and EMA take it along, and the masks come from torch's global generator, whose state
 training scripts save: a resumed run equals one that was not stopped."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from nag.integrations.time_hooks import (
     remove_hook,
     unwrapped,
 )
+from nag.support.files import read_json, write_json
+from nag.support.rng import generator
+from nag.support.weight_files import content
 from nag.train import TrainConfig, train
 
 PARAMETER = "null_noise"
@@ -104,21 +108,50 @@ def train_null_vector(
 
     `loss(model, indices (B,), generator)` is the model's own on `size` items (`denoising_loss_of`
     for diffusers' models). A run that was stopped goes on from `checkpoint`, which is removed at
-    the end. Cheap, but it may give a part of the gain only (finding F10)."""
+    the end. Cheap, but it may give a part of the gain only (finding F10). Raises ValueError for a
+    checkpoint of another model or loss, which a note beside it tells."""
+    state = Path(checkpoint)
+    note = _claim(state, model, loss, min(size, config.batch_size))
     kept = {p: p.requires_grad for p in model.parameters()}
     model.requires_grad_(False)
     condition = add_noise_condition_dropout(model, 1.0, embedders=embedders, seed=config.seed)
     vector = getattr(model, PARAMETER).requires_grad_(True)
     try:
-        train(model, loss, size, config, Path(checkpoint))
+        train(model, loss, size, config, state)
     finally:
         condition.remove()
         found = vector.detach().cpu().clone()
         delattr(model, PARAMETER)
         for parameter, wanted in kept.items():
             parameter.requires_grad_(wanted)
-    Path(checkpoint).unlink(missing_ok=True)
+    for path in (state, note):
+        path.unlink(missing_ok=True)
     return found
+
+
+@torch.no_grad()
+def _claim(state: Path, model: nn.Module, loss: Callable, count: int) -> Path:
+    """The note beside a training's state that says of what it is: the model's content, and its loss
+    on the first `count` items, which tells other data; raises ValueError if it is of another run.
+
+    Restoring a state of another model would put that model's weights into this one."""
+    note = state.with_name(state.name + ".json")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # of dropout
+        value = float(loss(model, torch.arange(count), generator(0, 8)))
+    mine = {"model": content(v for _, v in sorted(model.state_dict().items()))}
+    mine |= {"loss": repr(value)}  # JSON has no NaN
+    if state.exists():
+        known = read_json(note) if note.exists() else {}
+        same = math.isclose(float(known.get("loss", "nan")), value, rel_tol=1e-3)
+        if known.get("model") != mine["model"] or not same:
+            raise ValueError(
+                f"{state} is of another model, other data or another loss: delete it, or train "
+                "under another name"
+            )
+    else:
+        write_json(note, mine)
+    return note
 
 
 def denoising_loss_of(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nag.data.image_folder import centre_crop, list_images, read
 from nag.integrations.diagnosis import Diagnosis, diagnose
-from nag.integrations.level_estimator import LevelEstimator, path_of, train_estimator
+from nag.integrations.level_estimator import LevelEstimator, recipe, train_estimator
 from nag.integrations.recorder import record_calls
 from nag.support.files import atomic
 
@@ -126,20 +126,17 @@ def write_report(
 ) -> Diagnosis:
     """Measure a pipeline and write OUT/report.md, shift.png and shift.json.
 
-    The estimator is kept in OUT and used again by a second run. Raises ValueError in one sentence
-    for what is missing."""
+    The estimator is kept in OUT and used again by a second run with the same images and
+    settings. Raises ValueError in one sentence for what is missing."""
     pipe = load_pipeline(place)
     calls = list(calls_of(pipe, n, steps, batch, prompts, scale, seed, size))
     own = images_of(images, pipe, batch, size)
     held_out = max(2, int(len(own) * CONTROL))
     out.mkdir(parents=True, exist_ok=True)
-    file = out / "estimator.safetensors"
-    if file.is_file():
-        estimator = LevelEstimator.load(file)
-    else:
-        estimator = train_estimator(
-            own[:-held_out], path_of(pipe), file, images_seen=images_seen, seed=seed
-        )
+    file, settings = out / "estimator.safetensors", {"images_seen": images_seen, "seed": seed}
+    estimator = LevelEstimator.load(file) if file.is_file() else None
+    if estimator is None or estimator.made_of != recipe(own[:-held_out], pipe, **settings):
+        estimator = train_estimator(own[:-held_out], pipe, file, **settings)
     found = diagnose(
         record_calls(pipe, calls, estimator=estimator), estimator, own[-held_out:], seed=seed
     )

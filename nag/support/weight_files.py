@@ -50,6 +50,16 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def content(tensors: Iterable[Tensor]) -> str:
+    """SHA-256 of tensors in their order, by type, shape and value, as hexadecimal text."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        x = tensor.detach().cpu().contiguous()
+        found.update(f"{x.dtype} {tuple(x.shape)}\n".encode())
+        found.update(x.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
 def joined(digests: list[str]) -> str:
     """The SHA-256 of a network in several files, in their order; that of its file if it is one."""
     return (

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from nag import cli
+from nag.integrations.level_estimator import LevelEstimator
 from nag.support.paths import ROOT
 
 
@@ -53,6 +54,23 @@ def test_the_page_has_the_curve(place, capsys):
     assert f"{found['delta']['value'][0]:+.4f}" in page and "](shift.png)" in page
     with Image.open(place / "out" / "shift.png") as image:
         assert image.width > 400
+
+
+def test_the_estimator_of_other_images_is_not_used_again(place):
+    folder = place / "replaced"
+    (folder / "images").mkdir(parents=True)
+
+    def made_of(grey):
+        for k in range(20):
+            Image.new("L", (8, 8), grey + k).save(folder / "images" / f"{k}.png")
+        changes = {"images": folder / "images", "out": folder / "out", "images-seen": 128}
+        assert cli.main(["diagnose", *arguments(place, n=2, **changes)]) == 0
+        file = folder / "out" / "estimator.safetensors"
+        return LevelEstimator.load(file).made_of, file.stat().st_mtime_ns
+
+    first = made_of(0)
+    assert made_of(0) == first, "the same images: kept"
+    assert made_of(200)[0] != first[0]
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
+from nag.integrations import level_estimator
 from nag.integrations.callables import record_denoiser, record_field
 from nag.integrations.diagnosis import Diagnosis, diagnose
 from nag.integrations.level_estimator import LevelEstimator, path_of, train_estimator
 from nag.integrations.recorder import Recording, record
+from nag.train import TrainState, fit
 
 GEN = torch.Generator().manual_seed(0)
 IMAGES = torch.zeros(60, 1, 16, 16)  # so that a state shows its sigma exactly
@@ -87,6 +89,32 @@ def test_an_estimator_is_trained_calibrated_and_saved_in_one_call(trained):
     assert again.path == "linear" and again.calibration == estimator.calibration
     assert torch.equal(again(images), estimator(images))
     assert [p.name for p in file.parent.iterdir()] == ["own.safetensors"]
+
+
+def test_a_stopped_estimator_goes_on_with_the_same_images_and_path_only(tmp_path, monkeypatch):
+    file, images = tmp_path / "own.safetensors", torch.rand(20, 1, 8, 8, generator=GEN)
+    steps = []
+
+    def stopped(*args):
+        for line in fit(*args, log_every=1, save_steps=1):
+            steps.append(line["step"])
+            if len(steps) == 2:
+                raise KeyboardInterrupt
+
+    def first_step(images, path):
+        steps.clear()
+        with pytest.raises(KeyboardInterrupt):
+            train_estimator(images, path, file, images_seen=1280, width=8)
+        return steps[0]
+
+    monkeypatch.setattr(level_estimator, "train", stopped)
+    assert first_step(images, "linear") == 1
+    assert first_step(images + 1, "linear") == 1 and first_step(images, "ddpm") == 1
+    monkeypatch.undo()
+    goes_on = []
+    monkeypatch.setattr(TrainState, "load", lambda self: goes_on.append(self.path))
+    train_estimator(images, "linear", file, images_seen=1280, width=8)
+    assert len(goes_on) == 1 and [p.name for p in tmp_path.iterdir()] == ["own.safetensors"]
 
 
 def test_too_few_images_are_refused(tmp_path):

@@ -155,6 +155,33 @@ def test_a_stopped_null_vector_goes_on(tmp_path, monkeypatch):
     assert torch.equal(found, wanted)
 
 
+@pytest.mark.parametrize("other", ["model", "data"])
+def test_a_state_of_another_model_or_other_data_is_refused(tmp_path, monkeypatch, other):
+    """To go on from it would put the other model's weights into this one."""
+    from nag.integrations import null_training
+    from nag.train import train
+
+    def stopped(*args):
+        train(*args, save_steps=1)
+        raise KeyboardInterrupt
+
+    images = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    loss = denoising_loss_of(DDPMScheduler(), images)
+    monkeypatch.setattr(null_training, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_null_vector(build("UNet2D")[0], loss, 32, CONFIG, tmp_path / "part")
+    net, _ = build("UNet2D")
+    if other == "model":
+        with torch.no_grad():
+            next(net.parameters()).add_(0.01)
+    else:
+        loss = denoising_loss_of(DDPMScheduler(), images - 1)
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(ValueError, match="of another model, other data or another loss"):
+        train_null_vector(net, loss, 32, CONFIG, tmp_path / "part")
+    assert all(torch.equal(a, before[k]) for k, a in net.state_dict().items())
+
+
 def test_a_wrong_probability_is_refused():
     with pytest.raises(ValueError, match="must be in"):
         add_noise_condition_dropout(build("UNet2D")[0], 1.5)
