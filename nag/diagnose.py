@@ -43,6 +43,12 @@ SCHEDULERS = {
 }
 
 
+def _check_sizes(n: int, control: int, resamples: int, batch: int) -> None:
+    check_counts(n, control, resamples)
+    if batch < 1:
+        raise ValueError(f"a batch of {batch} images: give 1 or more")
+
+
 def _batches(
     first_seed: int, n: int, batch: int, device: torch.device | str
 ) -> Iterator[ImageNoise]:
@@ -100,8 +106,8 @@ def measure_shift(
     `shift.forward_states` makes them; n images (default M) start from sigma_t eps at times[0].
     Returns what `shift.noise_shift` does, and "times", "n" and "n_control". Field and estimator are
     called on `device`; what the field returns may be any `ddpm.network_output`. Raises ValueError
-    for wrong shapes or names, times that do not fall or are too few, or fewer than two images;
-    FloatingPointError if a state is not finite."""
+    for wrong shapes or names, times that do not fall or are too few, or fewer than two images or
+    resamples; FloatingPointError if a state is not finite."""
     times = torch.as_tensor(times, dtype=torch.float64)
     if control.ndim != 5 or control.shape[1] != len(times):
         raise ValueError(
@@ -112,7 +118,7 @@ def measure_shift(
 
     n = len(control) if n is None else n
     ranges(times.numpy())
-    check_counts(n, len(control))
+    _check_sizes(n, len(control), resamples, batch)
 
     def converted(x: Tensor, t: float) -> Tensor:
         out = network_output(field(x, t), x)[:, : x.shape[1]]
@@ -205,7 +211,8 @@ def scheduler_states(
     scheduler from unit noise x.
 
     model_call(x, timestep) returns any `ddpm.network_output`; `grid` is for `set_timesteps`, e.g.
-    mu=1.15. States and times include the start. Raises ValueError as `scheduler_levels` does."""
+    mu=1.15. States and times include the start. Raises ValueError as `scheduler_levels` does, and
+    if the scheduler wants a learned variance that the network does not make."""
     scheduler.set_timesteps(steps, device=x.device, **grid)
     kept, times, factor = _levels(scheduler, path)
     if hasattr(scheduler, "set_begin_index"):
@@ -222,6 +229,11 @@ def scheduler_states(
     states = [x]
     for t in scheduler.timesteps:
         out = network_output(model_call(scale_input(x, t), t), x)[:, :channels]
+        if out.shape[1] < channels:
+            raise ValueError(
+                f"this {type(scheduler).__name__} wants a learned variance, and the network made "
+                "none: return its output with twice the channels, or set another variance_type"
+            )
         x = scheduler.step(out, t, x, **options).prev_sample
         states.append(x)
     on_path = torch.stack([states[k] for k in kept.tolist()], dim=1)
@@ -257,7 +269,7 @@ def scheduler_shift(
             "scaled as the model was trained"
         )
     n = len(images) if n is None else n
-    check_counts(n, len(images))
+    _check_sizes(n, len(images), resamples, batch)
     scheduler.set_timesteps(steps, device=device, **grid)
     times, _ = scheduler_levels(scheduler, path)
     ranges(times.numpy())

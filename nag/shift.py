@@ -40,8 +40,12 @@ def forward_states(
     images: Tensor, times: Tensor | np.ndarray, path: str = "linear", first_seed: int = 10**6
 ) -> Tensor:
     """Control states x_t (M, K, C, H, W) of real images (M, C, H, W) in [-1, 1], one noise draw per
-    image for all times.
+    image for all times; raises ValueError for images that are not floats.
     """
+    if not images.is_floating_point():
+        raise ValueError(
+            f"images are {images.dtype}, so that noise would be rounded off: give floats in [-1, 1]"
+        )
     eps = ImageNoise(range(first_seed, first_seed + len(images)))(images.shape[1:])
     return torch.stack([add_noise(images, eps, float(t), path) for t in times], dim=1)
 
@@ -83,13 +87,15 @@ def posterior_kde(levels: np.ndarray, points: int = 200) -> tuple[np.ndarray, np
     return t, kde(t)
 
 
-def check_counts(sampled: int, control: int) -> None:
-    """Raise ValueError if there are too few images for an interval."""
+def check_counts(sampled: int, control: int, resamples: int) -> None:
+    """Raise ValueError if there are too few images or resamples for an interval."""
     if min(sampled, control) < 2:
         raise ValueError(
             f"{sampled} sampled and {control} real images: an interval over images needs at least "
             "2 of each"
         )
+    if resamples < 2:
+        raise ValueError(f"{resamples} resamples: an interval needs 2, and better 1000")
 
 
 def is_late(times: np.ndarray) -> np.ndarray:
@@ -124,14 +130,16 @@ def noise_shift(
     late minus middle, positive if the shift grows towards the data; `spread` is how much more the
     level differs from image to image late in sampling than in the control (standard deviations).
     Equal seeds resample arms alike. Raises ValueError if no time lies in these ranges, if times do
-    not fall, if shapes differ or for fewer than two images; FloatingPointError for NaN."""
+    not fall, if shapes differ or for fewer than two images or resamples; FloatingPointError for
+    NaN.
+    """
     if sampled.shape[1] != len(times) or control.shape[1] != len(times):
         raise ValueError(
             f"estimates {sampled.shape} and {control.shape} must have one column per time "
             f"({len(times)})"
         )
     late, middle = ranges(times)
-    check_counts(len(sampled), len(control))
+    check_counts(len(sampled), len(control), resamples)
     if not (np.isfinite(sampled).all() and np.isfinite(control).all()):
         raise FloatingPointError(
             "an estimated time is NaN or infinite though its state is finite: the estimator is not "

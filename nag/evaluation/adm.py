@@ -67,12 +67,19 @@ LABELS = {
 
 
 def _gather(parts: Iterator[dict], names: Iterable[str]) -> dict[str, Tensor]:
-    """The named entries of all parts, joined."""
+    """The named entries of all parts, joined; raises ValueError if one is not finite."""
     kept: dict[str, list[Tensor]] = {}
     for part in parts:
         for name in names:
             kept.setdefault(name, []).append(part[name])
-    return {name: torch.cat(values) for name, values in kept.items()}
+    found = {name: torch.cat(values) for name, values in kept.items()}
+    for name, values in found.items():
+        if bad := int((~torch.isfinite(values).flatten(1).all(1)).sum()):
+            raise ValueError(
+                f"the extractor's {name} features of {bad} images are NaN or infinite: check its "
+                "weights, and that these images are of its kind"
+            )
+    return found
 
 
 def _second(dino: bool | str) -> tuple[Extract | None, dict | None]:
@@ -145,13 +152,13 @@ def _statistics(x: Tensor) -> dict[str, np.ndarray]:
 def given_statistics(path: Path, kinds: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
     """Means (D,) and covariances (D, D) that a reference npz has, of these kinds of features.
 
-    Raises FileNotFoundError, or ValueError if the file is damaged, or one is not finite or they do
-    not fit each other."""
+    Raises FileNotFoundError, or ValueError if the file is damaged, one is not finite, they do not
+    fit each other, or a covariance is none."""
     found = {}
     try:
         with np.load(path, allow_pickle=False) as npz:
             read = {
-                kind: [npz[key].astype(np.float64) for key in STATISTICS[kind]]
+                kind: [npz[key].astype(np.float64, casting="same_kind") for key in STATISTICS[kind]]
                 for kind in kinds
                 if set(STATISTICS[kind]) <= set(npz.files)
             }
@@ -166,6 +173,10 @@ def given_statistics(path: Path, kinds: Iterable[str]) -> dict[str, dict[str, np
             fault = f"shapes {mu.shape} and {sigma.shape}, where (D,) and (D, D) are wanted"
         elif not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
             fault = "NaN or infinite values"
+        elif (np.diag(sigma) < 0).any() or not np.allclose(
+            sigma, sigma.T, rtol=1e-3, atol=1e-5 * np.abs(sigma).max()
+        ):
+            fault = "negative variances or unequal halves, which no covariance has"
         else:
             found[kind] = {"mu": mu, "sigma": sigma}
             continue

@@ -128,7 +128,8 @@ def diagnose(
 
     Without images the control is the end states themselves (`OWN_SAMPLES` says what that means).
     `path` is the estimator's own, or needed if it has none. Raises ValueError for images of another
-    shape, for an unknown path or too few levels; FloatingPointError if a state is not finite."""
+    shape or of bytes, for an unknown path or too few levels; FloatingPointError if a state is not
+    finite."""
     path = path or getattr(estimator, "path", None)
     if path is None:
         raise ValueError(
@@ -140,6 +141,10 @@ def diagnose(
         raise FloatingPointError("a recorded state is NaN or infinite: use float32 or more steps")
     batch = max(1, BATCH_NUMBERS // (len(times) * states[0, 0].numel()))
     control = states[:, -1] if images is None else images
+    if not control.is_floating_point():
+        raise ValueError(
+            f"images are {control.dtype}: give floats, scaled as the model was trained"
+        )
     if control.shape[1:] != states.shape[2:]:
         raise ValueError(
             f"images of shape {tuple(control.shape[1:])} cannot be the control of states of shape "

@@ -130,12 +130,15 @@ def train_estimator(
 
     The path is that of the scheduler, pipeline or name (`path_of`). The last fifth of the images is
     for the calibration. A run that was stopped goes on from FILE.RECIPE.part, so from one of the
-    same images and settings only. Raises ValueError for too few images or another shape."""
+    same images and settings only. Raises ValueError for too few images, another shape or
+    images of bytes."""
     held_out = int(len(images) * HELD_OUT) if images.ndim == 4 else 0
     if held_out < 2:
         raise ValueError(
             f"images of shape {tuple(images.shape)}: give (N, C, H, W) with N of at least 10"
         )
+    if not images.is_floating_point():
+        raise ValueError(f"images are {images.dtype}: give floats, scaled as the model was trained")
     path, file = path_of(scheduler_or_path), Path(file)
     own, other = images[:-held_out].float(), images[-held_out:].float()
     torch.manual_seed(seed)

@@ -437,6 +437,10 @@ def test_all_of_that_is_refused_before_anything_is_sampled():
         measure_shift(never, control, times, rms, n=1)
     with pytest.raises(ValueError, match="0 sampled and 3 real"):
         scheduler_shift(never, scheduler, BLACK[:3], rms, 10, n=0)
+    with pytest.raises(ValueError, match="1 resamples"):
+        measure_shift(never, control, times, rms, resamples=1)
+    with pytest.raises(ValueError, match="a batch of 0 images"):
+        scheduler_shift(never, scheduler, BLACK[:3], rms, 10, batch=0)
     with pytest.raises(ValueError, match="no time in"):
         scheduler_shift(never, scheduler, BLACK[:3], rms, 2)
     with pytest.raises(ValueError, match=r"images are torch.uint8 of shape \(3, 1, 12, 12\)"):
@@ -499,6 +503,12 @@ def test_ddpm_gets_a_learned_variance_and_others_do_not():
         scheduler_states(both, s, x, 10, generator=generator(3))[0] for s in (learned, large)
     )
     torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
+
+
+def test_a_learned_variance_that_is_not_there_is_named():
+    learned = make("DDPMScheduler", variance_type="learned_range")
+    with pytest.raises(ValueError, match="DDPMScheduler wants a learned variance"):
+        scheduler_states(perfect(learned), learned, torch.randn(2, 1, 4, 4), 10)
 
 
 @pytest.mark.parametrize("out", [None, "x", torch.zeros(2, 3, 4, 4), torch.zeros(1, 1, 4, 4)])

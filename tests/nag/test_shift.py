@@ -44,6 +44,19 @@ def test_forward_states_show_no_shift():
     assert shift["late"]["low"] < 0 < shift["late"]["high"]
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_forward_states_of_bytes_are_refused(dtype):
+    with pytest.raises(ValueError, match=f"images are {dtype}.*: give floats in"):
+        forward_states(BLACK.to(dtype), TIMES)
+
+
+@pytest.mark.parametrize("resamples", [0, 1])
+def test_an_interval_of_one_resample_is_refused(resamples):
+    levels = np.zeros((3, len(TIMES)))
+    with pytest.raises(ValueError, match=f"{resamples} resamples: an interval needs 2"):
+        noise_shift(levels, levels, TIMES.numpy(), resamples)
+
+
 def sigma(path, t):
     return PATHS[path](torch.as_tensor(t, dtype=torch.float64)).sigma.numpy()
 

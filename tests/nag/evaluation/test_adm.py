@@ -684,6 +684,28 @@ def test_command_line(files, capsys):
     assert end.value.code == 2 and "nag.evaluation.adm: error: 60 samples" in shown
 
 
+@pytest.mark.parametrize("fault", ["a negative variance", "unequal halves"])
+def test_a_covariance_that_is_none_is_refused(tmp_path, fault):
+    path, sigma = tmp_path / "reference.npz", np.eye(4)
+    sigma[2, 2 if fault == "a negative variance" else 3] = -1
+    np.savez(path, mu=np.zeros(4), sigma=sigma)
+    with pytest.raises(ValueError, match="mu and sigma with negative variances or unequal halves"):
+        adm.given_statistics(path, ["pool"])
+
+
+def test_features_that_are_not_finite_are_refused(files, monkeypatch):
+    samples, reference = files
+
+    def spoiled(images):
+        found = stub(images)
+        found["logits"][0, 0] = torch.nan
+        return found
+
+    monkeypatch.setattr(adm, "load_extractor", lambda name: (spoiled, None))
+    with pytest.raises(ValueError, match="the extractor's logits features of 1 images are NaN"):
+        evaluate(samples, reference, extractor=STUB, allow_fewer=True)
+
+
 def test_damaged_statistics_are_refused_by_the_name_of_their_file(tmp_path):
     path = tmp_path / "reference.npz"
     np.savez(path, mu=np.ones(8), sigma=np.eye(8))

@@ -117,6 +117,16 @@ def test_a_stopped_estimator_goes_on_with_the_same_images_and_path_only(tmp_path
     assert len(goes_on) == 1 and [p.name for p in tmp_path.iterdir()] == ["own.safetensors"]
 
 
+def test_images_of_bytes_are_refused(tmp_path):
+    pixels = torch.zeros(20, 1, 16, 16, dtype=torch.uint8)
+    for measure in (
+        lambda: diagnose(planted(0.1), sigma_of, pixels, "linear"),
+        lambda: train_estimator(pixels, file=tmp_path / "a"),
+    ):
+        with pytest.raises(ValueError, match="images are torch.uint8: give floats"):
+            measure()
+
+
 def test_too_few_images_are_refused(tmp_path):
     with pytest.raises(ValueError, match="at least 10"):
         train_estimator(torch.zeros(4, 1, 8, 8), file=tmp_path / "a")
