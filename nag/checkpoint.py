@@ -169,6 +169,16 @@ class Found(NamedTuple):
             return math.nan
         return self.state[LAST].shape[0] / self.state[ANCHOR][0].numel()
 
+    def has_idle_variance(self) -> bool:
+        """Whether the output's channels for a variance are all zero, and the others are not.
+
+        The official SiT makes such channels and drops them, so that they stay as they began."""
+        if self.outputs() != 2 or self.state[ANCHOR].ndim != 4 or self.state[LAST].ndim != 2:
+            return False
+        channels = self.state[ANCHOR].shape[1]
+        rows = self.state[LAST].float().unflatten(0, (-1, 2, channels))  # of each pixel of a patch
+        return bool(rows[:, 0].any()) and not bool(rows[:, 1].any())
+
     def classes(self) -> int | None:
         """The number of classes that the arguments say, if the class table can be of it."""
         told = self.arguments.get("num_classes")
@@ -178,7 +188,7 @@ class Found(NamedTuple):
     def says(self, model: str) -> bool:
         """Whether the file's name or its argument `model` is one of the published networks'."""
         names = (self.name, str(self.arguments.get("model", "")))
-        return any(re.match(f"{model}-(S|B|L|XL)[-/][248]", name) for name in names)
+        return any(re.match(f"{model}[-_](S|B|L|XL)[-_/][248]", name, re.I) for name in names)
 
 
 # What gives a file away, and the kinds that it can be of.
@@ -187,6 +197,7 @@ TELLING: list[tuple[str, Callable[[Found], bool], set[str]]] = [
     ("tensors named projectors.*", lambda f: f.has("projectors."), {"repa"}),
     ("tensors named transformer_blocks.*", lambda f: f.has("transformer_blocks."), {"diffusers"}),
     ("a learned variance", lambda f: f.outputs() == 2, {"sit", "dit"}),
+    ("a variance that was never trained", Found.has_idle_variance, {"sit"}),
     ("no learned variance", lambda f: f.outputs() == 1, {"repa", "dit"}),
     ("REPA's arguments", lambda f: "proj_coeff" in f.arguments, {"repa"}),
     ("the argument path_type", lambda f: "path_type" in f.arguments, {"sit", "repa"}),
@@ -442,7 +453,7 @@ def load(
             f"{path} is not in the DiT/SiT layout (without {', '.join(missing)}): check the file "
             "and its kind"
         )
-    config = infer_config(state, kind, heads, classes or found.classes())
+    config = infer_config(state, kind, heads, found.classes() if classes is None else classes)
     return _build(config, {NULL: torch.zeros(config.width)} | state, path)
 
 

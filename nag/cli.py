@@ -7,12 +7,19 @@ from pathlib import Path
 
 from nag.support.commands import any_terminal
 
+LARGEST = 2**62 + 1  # of the first seed, so that those of all images are below 2^63
+
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
-    return value
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) >= LARGEST:
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number from 0 to 2^62")
+    return int(text)
 
 
 def _folder(text: str) -> Path:
@@ -24,9 +31,11 @@ def _folder(text: str) -> Path:
 
 def _lines(text: str) -> list[str]:
     try:
-        lines = Path(text).read_text(encoding="utf-8").splitlines()
+        lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise argparse.ArgumentTypeError(f"cannot read {text}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text} is not UTF-8: save it as UTF-8") from error
     return [line for line in lines if line.strip()]
 
 
@@ -48,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     add("--prompts", type=_lines, default=[], help="a file with one prompt a line")
     add("--guidance-scale", type=float, help="the pipeline's own by default")
     add("--images-seen", type=_positive, default=400_000, help="of the estimator (%(default)s)")
-    add("--seed", type=int, default=0, help="of the first image (%(default)s)")
+    add("--seed", type=_seed, default=0, help="of the first image (%(default)s)")
     return top
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from nag.support import commands
 from nag.support.paths import ROOT
@@ -78,6 +79,9 @@ WRONG = {
 }
 
 
+PIXELS = (torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10))
+
+
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     whole = {"images": {"train": "x"}, "latents_of": {"train": "x"}, "null": {}, "vae": "x"}
@@ -108,6 +112,31 @@ def test_what_a_command_cannot_use_ends_with_its_usage_and_2(module, given, says
     assert end.value.code == 2 and shown.out == ""
     assert usage[0].startswith(f"usage: python -m {module}")
     assert last.startswith(f"python -m {module}: error: ") and says in last
+
+
+MISSING = {
+    "companion.experiments.shards": {"weights": "nowhere", "arm": {}, "config": {}, "out": "x"},
+    "nag.data.latents": {"images": "nowhere", "vae": "nowhere", "out": "x"},
+    "nag.pretrained.further_training": {
+        "weights": "nowhere",
+        "train": {"images_seen": 1},
+        "checkpoint": "x",
+        "out": "x.safetensors",
+    },
+}
+
+
+@pytest.mark.parametrize("module", MISSING)
+def test_a_file_that_a_specification_names_in_vain_ends_with_a_sentence_and_1(
+    module, tmp_path, monkeypatch
+):
+    names = {k: str(tmp_path / v) for k, v in MISSING[module].items() if isinstance(v, str)}
+    (tmp_path / "spec.json").write_text(json.dumps(MISSING[module] | names), encoding="utf-8")
+    monkeypatch.setattr("nag.data.fashion_mnist.load_fashion_mnist", lambda split: PIXELS)
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(module).main([str(tmp_path / "spec.json")])
+    said = str(end.value.code)  # printed, and the exit code is 1
+    assert said.startswith(f"python -m {module}: no ") and "nowhere" in said and "\n" not in said
 
 
 def test_every_documented_command_is_here():

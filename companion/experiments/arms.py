@@ -27,7 +27,7 @@ from nag.data.published_files import digest
 from nag.estimator import NoiseEstimator, posterior_mean
 from nag.models import PATH_OF
 from nag.pretrained.null_branch import load_null
-from nag.samplers.registry import resolve, resolve_grid
+from nag.samplers.registry import resolve, resolve_grid, time_grid
 from nag.support import distributed
 from nag.support.device import best_device, resolve_precision
 from nag.support.files import read_json, write_json
@@ -49,7 +49,7 @@ def guidance_of(family: str, arm: str, file: str = "") -> Arm:
 
 def key_of(spec: shards.ShardConfig, family: str) -> str:
     """Short hash of everything that decides an arm's arrays: guidance, solver, grid, steps, seeds,
-    kept states, precision, the contents of all weight files, decoder, code, PyTorch."""
+    kept states, precision, the contents of all weight files and of the decoder, code, PyTorch."""
     c, path = spec.config, PATH_OF[family]
     made = {
         "arm": spec.arm.model_dump(mode="json"),
@@ -61,7 +61,7 @@ def key_of(spec: shards.ShardConfig, family: str) -> str:
         "precision": resolve_precision(c.precision, best_device()),
         "weights": [digest(ROOT / name) for name in (spec.weights, spec.null) if name],
         "kind": spec.kind,
-        "vae": spec.vae,
+        "vae": shards.vae_fingerprint(spec.vae) if spec.vae else "",
         "code": code_version(),
         "torch": torch.__version__,
     }
@@ -106,16 +106,41 @@ def forget(spec: shards.ShardConfig) -> None:
     generate.forget(batches(spec.key()), spec.config)
 
 
+def _check_settings(file: Path, run: Run, config: SampleConfig, path: str) -> None:
+    """Raise ValueError if the arm in a file is of another solver, other times, seeds or states.
+
+    Which solver it was, the protocol beside it says."""
+    protocol = file.parents[1] / "protocols" / f"{file.stem}.json"
+    solver = resolve(config.sampler, path)
+    made = read_json(protocol)["solver"] if protocol.is_file() else solver
+    times = time_grid(config.sampler, config.steps, path, config.grid)[config.kept].numpy()
+    same = {
+        "solver": made == solver,
+        "times": np.array_equal(run["times"], times),
+        "seeds": run["seeds"].tolist() == list(config.seeds),
+        "trajectories": len(run["states"]) == min(config.trajectories, config.n_images),
+    }
+    if other := [name for name, holds in same.items() if not holds]:
+        raise ValueError(
+            f"{file} was sampled with other settings ({', '.join(other)}): sample it again with "
+            "05_sample.ipynb, or name the settings that it has"
+        )
+
+
 def runs_of(
     folder: Path, family: str, arms: Sequence[str], config: SampleConfig, latents: str = ""
 ) -> dict[str, Run]:
     """The arms of a family in folder/arrays, as notebook 5 left them.
 
     An arm of Fashion-MNIST that is missing, or was made under another key, is sampled now by the
-    committed network. Those of latents must be there (FileNotFoundError)."""
+    committed network. Those of latents must be there (FileNotFoundError), of these settings
+    (ValueError)."""
     files = {arm: folder / "arrays" / f"{family}-{arm}.npz" for arm in arms}
     if latents:
-        return {arm: load_arrays(file) for arm, file in files.items()}
+        found = {arm: load_arrays(file) for arm, file in files.items()}
+        for arm, file in files.items():
+            _check_settings(file, found[arm], config, PATH_OF[family])
+        return found
     specs = {
         arm: shards.ShardConfig(
             weights=f"results/weights/{family}.safetensors",

@@ -37,7 +37,7 @@ from nag.support.paths import ROOT
 
 
 @cache
-def _vae_fingerprint(name: str) -> str:
+def vae_fingerprint(name: str) -> str:
     """Of the autoencoder `name`, loaded once however often a key is asked for."""
     return fingerprint(load_vae(name))
 
@@ -92,7 +92,7 @@ class ShardConfig(BaseModel):
             include=dict.fromkeys(("kind", "heads", "num_classes", "pretrained_kind", "arm"), True)
             | {"config": decisive}
         )
-        vae = _vae_fingerprint(self.vae) if self.vae else ""
+        vae = vae_fingerprint(self.vae) if self.vae else ""
         made = (
             files,
             rest,
@@ -201,10 +201,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     spec = commands.settings(
         "companion.experiments.shards", ShardConfig, "Sample this process's shards", arguments
     )
-    try:
-        run(spec, *distributed.start())
-    finally:
-        distributed.stop()
+    with commands.one_sentence("companion.experiments.shards"):
+        try:
+            run(spec, *distributed.start())
+        finally:
+            distributed.stop()
 
 
 if __name__ == "__main__":

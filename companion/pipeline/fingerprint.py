@@ -23,11 +23,12 @@ from pathlib import Path
 
 from companion.pipeline.code import PACKAGES, Text, code_in, digest
 from companion.pipeline.normal import WHOLE, Normal
+from companion.pipeline.root import root
 from companion.pipeline.scopes import bind
 
 __all__ = ["digest", "fingerprints", "of_module", "of_notebook", "of_objects", "write"]
 
-ROOT = Path(os.environ.get("DVC_ROOT") or Path(__file__).resolve().parents[2])
+ROOT = root()
 FOLDER = Path("build", "fingerprints")
 ITSELF = "companion.pipeline.fingerprint"
 RUNNERS = (ITSELF, "companion.pipeline.run")

@@ -14,7 +14,9 @@ from pathlib import Path
 import psutil
 import zc.lockfile
 
-ROOT = Path(os.environ.get("DVC_ROOT") or Path(__file__).resolve().parents[2])
+from companion.pipeline.root import root
+
+ROOT = root()
 
 
 def _started_before(pid: int, moment: float) -> bool:

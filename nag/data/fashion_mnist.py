@@ -111,7 +111,7 @@ def fetch(name: str, folder: Path = FOLDER) -> bytes:
             return content
     ways = "\n  ".join(tried)
     raise FileNotFoundError(
-        f"could not get {name}; put it there by hand or mend one of these ways:\n  {ways}"
+        f"could not get {name}; put it there by hand or repair one of these ways:\n  {ways}"
     )
 
 

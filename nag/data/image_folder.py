@@ -55,7 +55,7 @@ def _entries(folder: str) -> list[os.DirEntry]:
             ours = [e for e in entries if not e.name.startswith(".") and e.name not in NOT_OURS]
     except OSError as error:
         raise type(error)(
-            f"the folder {shown(folder)} cannot be read ({error.strerror}): mend its rights or "
+            f"the folder {shown(folder)} cannot be read ({error.strerror}): correct its rights or "
             "remove it"
         ) from error
     return sorted(ours, key=lambda entry: entry.name)
@@ -120,10 +120,9 @@ def list_images(root: Path) -> list[Path]:
     return [Path(folder, name) for folder, name in sorted(found)]
 
 
-def _numbers(name: str) -> tuple[list[str], list[int]]:
-    """The text around the numbers of a name, and the numbers."""
-    parts = re.split("([0-9]+)", name)
-    return parts[::2], [int(number) for number in parts[1::2]]
+def _by_value(name: str) -> list[str | int]:
+    """The texts and numbers of a name in turn, which compare as a reader would sort them."""
+    return [int(part) if k % 2 else part for k, part in enumerate(re.split("([0-9]+)", name))]
 
 
 def in_order(names: Sequence[str]) -> list[str]:
@@ -133,8 +132,7 @@ def in_order(names: Sequence[str]) -> list[str]:
     by_text = sorted(names)
     if not all(re.fullmatch("[0-9]+", name) for name in names):
         for first, second in pairwise(by_text):
-            (text, number), (other_text, other) = _numbers(first), _numbers(second)
-            if text == other_text and number > other:
+            if _by_value(first) > _by_value(second):
                 warnings.warn(
                     f"classes are labelled in the order of their names as text, {shown(first)} "
                     f"before {shown(second)}: pad the numbers with zeros for another order",
@@ -244,7 +242,7 @@ def read(path: Path, crop: Crop | None = None) -> Tensor:
         pixels = np.array(crop(image) if crop else image)
     except BROKEN as error:
         forbidden = isinstance(error, PermissionError)
-        cure = "mend its rights" if forbidden else "replace it or delete it"
+        cure = "correct its rights" if forbidden else "replace it or delete it"
         why = str(error) or type(error).__name__
         raise ValueError(
             f"{shown(path)} is no readable image ({why}): {cure} and run again; what is finished "

@@ -28,7 +28,7 @@ from nag.data.fashion_mnist import to_float
 from nag.data.image_folder import batches, centre_crop, image_folder, shown
 from nag.data.published_files import remembered
 from nag.data.vae import decoder, fingerprint, load_vae, posterior
-from nag.support.commands import settings
+from nag.support.commands import one_sentence, settings
 from nag.support.device import best_device, resolve_precision
 from nag.support.distributed import barrier, start, stop
 from nag.support.files import atomic, read_json, write_json
@@ -372,22 +372,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     about = "Encode this process's share of an image folder as latents"
     spec = settings("nag.data.latents", LatentSpec, about, arguments)
-    try:
-        rank, world = start()
-        report = encode(spec, rank, world)
-        print(
-            f"process {rank} of {world}: {report['encoded']} images encoded in "
-            f"{report['seconds']:.1f} s, "
-            f"{report['images_per_second']:.1f} images per second; {report['kept']} were there "
-            "already",
-            flush=True,
-        )
-        barrier()
-        if rank == 0:
-            write_index(spec)
-        barrier()
-    finally:
-        stop()
+    with one_sentence("nag.data.latents"):
+        try:
+            rank, world = start()
+            report = encode(spec, rank, world)
+            print(
+                f"process {rank} of {world}: {report['encoded']} images encoded in "
+                f"{report['seconds']:.1f} s, "
+                f"{report['images_per_second']:.1f} images per second; {report['kept']} were there "
+                "already",
+                flush=True,
+            )
+            barrier()
+            if rank == 0:
+                write_index(spec)
+            barrier()
+        finally:
+            stop()
 
 
 if __name__ == "__main__":

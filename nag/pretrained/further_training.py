@@ -277,9 +277,10 @@ def held_out_errors(
     given or, without labels, none, noise level dropped or not.
 
     Times are stratified and, like the noise, decided by the seed, so that two networks are compared
-    in pairs."""
+    in pairs. Raises what `check_labels` raises."""
     if labels is None:
         labels = torch.full((len(x0),), net.config.classes)
+        check_labels(torch.zeros_like(labels), net.config, class_dropout=1.0)  # for such a row
     else:
         check_labels(labels, net.config)
     gen, device = generator(seed), next(net.parameters()).device
@@ -306,11 +307,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = commands.settings(
         "nag.pretrained.further_training", FurtherConfig, "Train a network further", arguments
     )
-    distributed.start()
-    try:
-        run(config)
-    finally:
-        distributed.stop()
+    with commands.one_sentence("nag.pretrained.further_training"):
+        try:
+            distributed.start()
+            run(config)
+        finally:
+            distributed.stop()
 
 
 if __name__ == "__main__":

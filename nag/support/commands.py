@@ -44,6 +44,16 @@ def refusing(parser: argparse.ArgumentParser) -> Iterator[None]:
         parser.error(sentence(error))
 
 
+@contextmanager
+def one_sentence(module: str) -> Iterator[None]:
+    """End `python -m module` with exit code 1 and a sentence if the block raises about its files or
+    numbers, rather than with a traceback."""
+    try:
+        yield
+    except (OSError, ValueError, FloatingPointError) as error:
+        sys.exit(f"python -m {module}: {sentence(error)}")
+
+
 def settings(
     module: str, kind: type[Settings], about: str, arguments: Sequence[str] | None = None
 ) -> Settings:

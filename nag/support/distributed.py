@@ -44,7 +44,11 @@ def start() -> tuple[int, int]:
 
 
 # How many processes a launcher started: in any of these, the number of a group's members.
-SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+SIZES = (
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"),
+    *("PMI_SIZE", "MV2_COMM_WORLD_SIZE", "JSM_NAMESPACE_SIZE"),
+)
+RANKS = ("RANK", "LOCAL_RANK", "PMIX_RANK")  # and which of them this is
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -58,10 +62,11 @@ def _in_group() -> bool:
             raise ValueError(f"RANK is {rank} and WORLD_SIZE {world}: ranks are 0 to {world - 1}")
         return world > 1 or "TORCHELASTIC_RUN_ID" in os.environ
     several = [name for name in SIZES if whole_number(name, 1) > 1]
-    if several or whole_number("RANK", 0) > 0:
+    several += [name for name in RANKS if whole_number(name, 0) > 0]
+    if several:
         missing = ", ".join(name for name in NEEDED if not os.environ.get(name))
         raise ValueError(
-            f"{several[0] if several else 'RANK'} says that several processes were started, but "
+            f"{several[0]} says that several processes were started, but "
             f"{missing} is not set, so that each would do the work of all: start them with "
             "torchrun, or unset it to run alone"
         )

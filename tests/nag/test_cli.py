@@ -12,6 +12,8 @@ from nag import cli
 from nag.integrations.level_estimator import LevelEstimator
 from nag.support.paths import ROOT
 
+PICTURE = str(ROOT / "results" / "figures" / "sit_samples.png")
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -81,6 +83,10 @@ def test_the_estimator_of_other_images_is_not_used_again(place):
         (["diagnose", "x", "--images", "nowhere"], "no folder at nowhere"),
         (["diagnose", "x", "--images", ".", "--steps", "0"], "at least 1"),
         (["diagnose", "x", "--images", ".", "--prompts", "nowhere"], "cannot read nowhere"),
+        (["diagnose", "x", "--images", ".", "--n", "many"], "many must be a whole number"),
+        (["diagnose", "x", "--images", ".", "--seed", "-1"], "from 0 to 2^62"),
+        (["diagnose", "x", "--images", ".", "--seed", str(2**64)], "from 0 to 2^62"),
+        (["diagnose", "x", "--images", ".", "--prompts", PICTURE], "is not UTF-8"),
         (["measure"], "invalid choice"),
     ],
 )

@@ -9,6 +9,7 @@ from companion.experiments.generate import Arm, SampleConfig, load_arrays, save_
 from companion.experiments.shards import ShardConfig
 from nag import checkpoint
 from nag.models import DiT
+from nag.support.files import write_json
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -57,6 +58,14 @@ def test_the_key_has_everything_that_decides_an_arm(spec, tmp_path, tiny):
     assert arms.key_of(spec(), "sit") != key
 
 
+def test_another_decoder_under_the_same_name_is_another_key(spec, monkeypatch):
+    keys = set()
+    for content in ("a", "b"):
+        monkeypatch.setattr(arms.shards, "vae_fingerprint", lambda name, content=content: content)
+        keys.add(arms.key_of(spec().model_copy(update={"vae": "vae"}), "sit"))
+    assert len(keys) == 2
+
+
 def test_what_is_kept_is_used_under_its_own_key_only(tmp_path):
     made, path = [], tmp_path / "arm.npz"
 
@@ -102,6 +111,29 @@ def test_a_null_condition_trained_apart_is_used_in_one_piece_too(spec, monkeypat
 def test_arms_of_latents_must_be_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="no samples at"):
         arms.runs_of(tmp_path, "sit", ["none"], SampleConfig(), latents="somewhere")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"sampler": "heun"}, "solver"),
+        ({"steps": 4}, "times"),
+        ({"states_every": 2}, "times"),
+        ({"first_seed": 1}, "seeds"),
+        ({"trajectories": 3}, "trajectories"),
+    ],
+)
+def test_arms_of_latents_of_other_settings_are_refused(spec, tmp_path, changes, named):
+    made = spec()
+    save_arrays(tmp_path / "arrays" / "sit-none.npz", arms.sample_arm(made, "sit-none", tmp_path))
+    write_json(tmp_path / "protocols" / "sit-none.json", {"solver": "euler"})
+
+    def take(config):
+        return arms.runs_of(tmp_path, "sit", ["none"], config, latents="somewhere")
+
+    assert take(made.config)["none"]["seeds"].tolist() == list(range(6))
+    with pytest.raises(ValueError, match=rf"sit-none\.npz was sampled with other .*{named}"):
+        take(made.config.model_copy(update=changes))
 
 
 def test_guidance_is_notebook_4s_choice_or_a_files(tmp_path):

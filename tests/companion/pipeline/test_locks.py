@@ -9,6 +9,8 @@ import pytest
 import zc.lockfile
 
 from companion.pipeline.locks import clear
+from companion.pipeline.root import root
+from nag.support.paths import ROOT
 
 
 @pytest.fixture
@@ -77,3 +79,18 @@ def test_nothing_is_touched_while_a_live_dvc_writes(tmp_path, rwlock):
         assert clear(tmp_path) == "" and rwlock.read_text() == "{"
     finally:
         guard.close()
+
+
+def test_the_repository_is_not_that_of_another_projects_dvc_root(tmp_path, monkeypatch):
+    """Locks were looked for in the other project, and fingerprints were not written at all."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    assert root() == ROOT
+    monkeypatch.chdir(tmp_path)  # as a stage of it
+    assert root() == tmp_path
+    monkeypatch.delenv("DVC_ROOT")
+    assert root() == ROOT
+    (tmp_path / "companion" / "pipeline").mkdir(parents=True)  # a clone
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    assert root() == tmp_path

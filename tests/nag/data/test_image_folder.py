@@ -171,7 +171,7 @@ def test_a_folder_that_may_not_be_read_is_not_an_empty_class(tmp_path, monkeypat
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(PermissionError, match=r"n02 cannot be read \(Permission denied\): mend"):
+    with pytest.raises(PermissionError, match=r"n02 cannot be read \(Permission denied\): correct"):
         image_folder(tmp_path)
 
 
@@ -195,6 +195,8 @@ def test_numbers_are_labelled_by_value_and_an_order_that_may_surprise_is_said(tm
     assert order("n02", "n10", "n01") == (["n01", "n02", "n10"], [])
     found, said = order("c2", "c10", "b")
     assert found == ["b", "c10", "c2"] and "c10 before c2: pad" in said[0]
+    assert "10_dog before 2_cat: pad" in order("0_bird", "2_cat", "10_dog")[1][0]
+    assert order("001.auk", "002.owl", "n02-a", "n10-b")[1] == []
     assert order("0-a", "x", "٣", "²1", "x é") == (["0-a", "x", "x é", "²1", "٣"], [])
     assert order() == ([], [])
     make(tmp_path, *(f"{k}/{k}.png" for k in (0, 2, 10)))
@@ -309,7 +311,7 @@ def test_rights_are_named_as_the_cure(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(Image, "open", closed)
-    with pytest.raises(ValueError, match=r"a\.png is no readable image .*mend its rights"):
+    with pytest.raises(ValueError, match=r"a\.png is no readable image .*correct its rights"):
         read(tmp_path / "a.png")
 
 

@@ -21,7 +21,7 @@ from torch.testing import assert_close
 from nag import checkpoint
 from nag.data import fashion_mnist
 from nag.losses import denoising_loss
-from nag.models import DiT
+from nag.models import DiT, ModelConfig
 from nag.pretrained import further_training
 from nag.pretrained.further_training import (
     FurtherConfig,
@@ -395,6 +395,12 @@ class Fixed(nn.Module):
 
     def forward(self, x, t, y, drop_noise):
         return torch.zeros_like(x) + 2.0 * drop_noise.view(-1, 1, 1, 1)
+
+
+def test_held_out_errors_without_a_class_need_a_row_for_it():
+    net = DiT(ModelConfig(input_size=8, width=32, depth=1, heads=2, classes=3, null_class=False))
+    with pytest.raises(ValueError, match="no row for no class"):
+        held_out_errors(net, torch.zeros(4, 1, 8, 8), None, 0)
 
 
 @pytest.mark.parametrize("batch", [100, 7000])

@@ -72,7 +72,12 @@ def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch, world, micro):
 @pytest.fixture
 def alone(monkeypatch):
     """No launcher's variables, and a group that is only noted."""
-    for name in (*distributed.NEEDED, *distributed.SIZES, "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
+    for name in (
+        *distributed.NEEDED,
+        *distributed.SIZES,
+        *distributed.RANKS,
+        "TORCHELASTIC_RUN_ID",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     joined = []
@@ -105,6 +110,9 @@ def test_a_group_is_joined_whatever_launched_it(alone, monkeypatch):
             "WORLD_SIZE says .* but MASTER_ADDR, MASTER_PORT is not",
         ),
         ({"RANK": "1"}, "RANK says that several processes were started"),
+        ({"LOCAL_RANK": "1"}, "LOCAL_RANK says that several processes were started"),
+        ({"PMIX_RANK": "3"}, "PMIX_RANK says that several processes were started"),
+        ({"MV2_COMM_WORLD_SIZE": "4"}, "MV2_COMM_WORLD_SIZE says that several processes were"),
         ({"WORLD_SIZE": "8", "MASTER_ADDR": ""}, "but RANK, MASTER_ADDR, MASTER_PORT is not set"),
         (
             {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3"},
