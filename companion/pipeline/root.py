@@ -5,8 +5,8 @@ from pathlib import Path
 
 
 def root() -> Path:
-    """DVC_ROOT if it is a clone of this repository or the current folder is in it, else the one that
-    this file is in.
+    """DVC_ROOT if it is a clone of this repository or the current folder is in it, else the
+    repository that this file is in.
 
     DVC sets DVC_ROOT for its stages; a shell or an editor may have it from another project."""
     here = Path(__file__).resolve().parents[2]
