@@ -56,7 +56,7 @@ def content(tensors: Iterable[Tensor]) -> str:
     for tensor in tensors:
         x = tensor.detach().cpu().contiguous()
         found.update(f"{x.dtype} {tuple(x.shape)}\n".encode())
-        found.update(x.reshape(-1).view(torch.uint8).numpy())
+        found.update(x.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
