@@ -31,7 +31,7 @@ from papermill.iorw import load_notebook_node, write_ipynb
 from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
 
-from companion.pipeline import fingerprint, links, stage_parameters
+from companion.pipeline import fingerprint, inputs, links, stage_parameters
 
 SOCKET_PATH = (
     100  # bytes that a Unix socket's path may have: 104 on macOS, 108 on Linux, with a few to spare
@@ -227,14 +227,17 @@ def main(arguments: list[str]) -> int:
         values = chosen | stage_parameters.written(given.parameters)
     except ValueError as error:
         parser.error(str(error))
+    before = inputs.at_start(fingerprint.ROOT)
     try:
         code = run(given.notebook, given.executed, given.part, values)
     except KeyboardInterrupt:  # the kernel has had its own, and is shut down
         print("Stopped.", file=sys.stderr)
         return 1
-    if code == 0 and (why := stage_parameters.edited(chosen, given.chosen, given.params)):
-        print(why, file=sys.stderr)
-        return 1  # or DVC would record the new values with these results
+    if code == 0:
+        why = stage_parameters.edited(chosen, given.chosen, given.params)
+        if why := why or inputs.edited(before):
+            print(why, file=sys.stderr)
+            return 1  # or DVC would record the new values with these results
     return code
 
 

@@ -247,3 +247,36 @@ stages:
         and "Running stage 'first'" in second
     )
     assert "Running stage" not in third and (tmp_path / "first").read_text() == "2"
+
+
+def test_data_that_change_while_dvc_runs_the_stage_are_not_recorded(tmp_path):
+    """DVC would take their later content for what the results are of, and call them up to date."""
+    small_repository(
+        tmp_path,
+        (
+            "from pathlib import Path\ndata = Path('data/a.txt')\n"
+            "Path('first').write_text(data.read_text())\n"
+            "data.write_text('later')  # as if by hand",
+        ),
+    )
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text("early")
+    (tmp_path / "dvc.yaml").write_text(f"""
+stages:
+  first:
+    cmd: {sys.executable} -m companion.pipeline.run notebooks/01_first.ipynb build/first.ipynb
+    deps: [data, build/fingerprints/01_first.measure.txt]
+    outs: [first: {{cache: false}}]
+""")
+    env = COLD | {
+        "DVC_ROOT": str(tmp_path),
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{fingerprint.ROOT}",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", DVC], cwd=tmp_path, env=env, text=True, capture_output=True
+    )
+    first, second, third, _ = done.stdout.split("repro ")
+    assert done.stderr.count("a.txt changed while the stage ran: its results may be") == 1
+    assert not second.startswith("0 0\n") and third.startswith("1 0\n")
+    assert "Running stage 'first'" in first and "Running stage 'first'" in second
+    assert "Running stage" not in third and (tmp_path / "first").read_text() == "later"
