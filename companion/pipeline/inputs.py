@@ -34,18 +34,21 @@ def _state(path: Path) -> str:
 
 def at_start(root: Path) -> State:
     """The files that the stage depends on which DVC is running, named in DVC_STAGE; none outside of
-    DVC. Fingerprints are left out, which are of the code.
+    DVC. Fingerprints are left out, which are of the code, and files of parameters, of which other
+    entries may change.
     """
     file, _, name = os.environ.get("DVC_STAGE", "").rpartition(":")
     if not name:
         return {}
-    from dvc.exceptions import DvcException  # here, since a run by hand does not need it
+    from dvc.dependency import ParamsDependency  # here, since a run by hand does not need it
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
         with Repo(str(root)) as repo:
             stage = repo.stage.load_one(str(root / (file or "dvc.yaml")), name)
-            paths = [Path(dep.fs_path) for dep in stage.deps if dep.protocol == "local"]
+            deps = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
+            paths = [Path(dep.fs_path) for dep in deps if dep.protocol == "local"]
     except DvcException:  # such a stage cannot be recorded either
         return {}
     files = (file for path in paths for file in _files(path))

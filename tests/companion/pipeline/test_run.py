@@ -256,16 +256,19 @@ def test_data_that_change_while_dvc_runs_the_stage_are_not_recorded(tmp_path):
         (
             "from pathlib import Path\ndata = Path('data/a.txt')\n"
             "Path('first').write_text(data.read_text())\n"
-            "data.write_text('later')  # as if by hand",
+            "data.write_text('later')  # as if by hand\n"
+            "Path('params.yaml').write_text('used: 1\\nmore: 1\\n')  # of another stage: no matter",
         ),
     )
     (tmp_path / "data").mkdir()
+    (tmp_path / "params.yaml").write_text("used: 1\n")
     (tmp_path / "data" / "a.txt").write_text("early")
     (tmp_path / "dvc.yaml").write_text(f"""
 stages:
   first:
     cmd: {sys.executable} -m companion.pipeline.run notebooks/01_first.ipynb build/first.ipynb
     deps: [data, build/fingerprints/01_first.measure.txt]
+    params: [used]
     outs: [first: {{cache: false}}]
 """)
     env = COLD | {
