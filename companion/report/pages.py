@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 
 from companion.published import fid_ratios
-from companion.report import capabilities, claims, findings, links, questions, rendering
+from companion.report import capabilities, claims, findings, links, questions, rendering, which_w
 from companion.report.evidence import Reader, by_file
 from companion.report.results import (
     ARM_NAMES,
     ARMS,
+    NAMES,
     SAMPLERS,
     build_summary,
     over_unguided,
@@ -114,6 +115,8 @@ def _facts(reader: Reader) -> dict:
         "repository": links.repository(),
         "samplers": SAMPLERS,
         "summary": summary,
+        "which_w": which_w,
+        "sweeps": {NAMES[f]: which_w.sweep(reader, f) for f in FAMILIES},
     }
 
 
