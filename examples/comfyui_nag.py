@@ -40,7 +40,11 @@ class NoiseAwarenessGuidance:
         if null_file:
             from safetensors.torch import load_file
 
-            vector = load_file(null_file)["null_noise"]
+            vector = load_file(null_file).get("null_noise")
+            if vector is None:
+                raise ValueError(
+                    f"{null_file} holds no null_noise: give NAG's null_noise.safetensors"
+                )
         patched, draw = model.clone(), torch.Generator().manual_seed(0)
         embedder = embedder_of(model.model.diffusion_model)
 

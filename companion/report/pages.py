@@ -71,6 +71,20 @@ def modules(root: Path = ROOT) -> dict[str, list[tuple[str, str]]]:
     return rooms
 
 
+def remote(root: Path = ROOT) -> dict[str, tuple[int, float]]:
+    """{folder: (files, MB)} of what a DVC remote would hold: the outputs that are not in Git."""
+    found = {}
+    for lock, folder in (
+        ("dvc.lock", "results/arrays"),
+        ("studies/dvc.lock", "studies/results/weights"),
+    ):
+        stages = yaml.safe_load((root / lock).read_text(encoding="utf-8"))["stages"].values()
+        outs = [out for stage in stages for out in stage.get("outs", [])]
+        sizes = [out["size"] for out in outs if out["path"].startswith(folder)]
+        found[folder] = len(sizes), sum(sizes) / 1e6
+    return found
+
+
 def _facts(reader: Reader) -> dict:
     """What the templates of pages may use; see companion/report/templates."""
     answers = reader.content("studies/answers.json")
@@ -112,6 +126,7 @@ def _facts(reader: Reader) -> dict:
             for name in ("rivals", "rivals-sde")
         ],
         "refused_schedulers": REFUSED,
+        "remote": remote(reader.root),
         "repository": links.repository(),
         "samplers": SAMPLERS,
         "summary": summary,

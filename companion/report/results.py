@@ -42,12 +42,16 @@ def build_summary(reader: Reader, families: Sequence[str]) -> dict:
 
 
 def headline(summary: dict) -> dict[str, dict[str, dict[str, float]]]:
-    """The numbers that DVC shows of an experiment, {family: {arm: {metric: value}}}: the Fréchet
-    distance ("fd", bias-corrected "fd_inf") and the late noise shift.
-    """
+    """The numbers that DVC shows of an experiment, {family: {arm: {metric: value}}}, few enough for
+    a row of `dvc exp show`: the Fréchet distance "fd" of every arm, and "shift_late", the late
+    noise shift, without guidance and with NAG."""
     return {
         family: {
-            arm: {metric: values[metric]["value"] for metric in ("fd", "fd_inf", "shift_late")}
+            arm: {
+                metric: values[metric]["value"]
+                for metric in ("fd", "shift_late")
+                if metric == "fd" or arm in ("none", "nag")
+            }
             for arm, values in arms.items()
         }
         for family, arms in summary.items()

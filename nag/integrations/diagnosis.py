@@ -4,6 +4,7 @@ with record(pipe) as recording:
     pipe(...)
 diagnosis = diagnose(recording, estimator, held_out_images)"""
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from nag.integrations.level_estimator import LevelEstimator, path_of
 from nag.integrations.recorder import Recording, on_path
 from nag.shift import Estimator, estimated_times, forward_states, noise_shift
-from nag.support.files import read_json, write_json
+from nag.support.files import write_json
 from nag.support.uncertainty import show, sign
 
 if TYPE_CHECKING:
@@ -81,10 +82,10 @@ class Diagnosis:
 
     def plot(self) -> "Figure":
         """The curve delta(t) with its interval, noise on the left."""
-        from matplotlib.figure import Figure
+        from matplotlib import pyplot  # whose import makes notebooks show figures
 
-        figure = Figure(figsize=(6, 3.4), layout="constrained")
-        axes = figure.subplots()
+        figure, axes = pyplot.subplots(figsize=(6, 3.4), layout="constrained")
+        pyplot.close(figure)  # or a notebook would show it a second time
         order = np.argsort(self.times)
         t = np.array(self.times)[order]
         value, low, high = (np.array(self.delta[k])[order] for k in ("value", "low", "high"))
@@ -109,8 +110,13 @@ class Diagnosis:
 
     @classmethod
     def load(cls, file: str | Path) -> "Diagnosis":
-        """Read what `save` wrote."""
-        return cls(**read_json(Path(file)))
+        """Read what `save` wrote; raises OSError, or ValueError for another or a damaged file."""
+        try:
+            return cls(**json.loads(Path(file).read_bytes()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{file} is truncated or no diagnosis: measure again and save it"
+            ) from error
 
 
 def diagnose(

@@ -8,16 +8,17 @@ p_neg is the prediction without the noise level (NAG, arXiv 2510.12497, needs a 
 vector), with its time embedding disturbed (Time-Step Guidance, arXiv 2407.02687) or for a noisier
 level (Self-Guidance, arXiv 2412.05827); the last two need no training."""
 
+import json
 import math
 import os
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput, rescale_noise_cfg
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nag.guidance import guide
@@ -30,6 +31,7 @@ from nag.integrations.time_hooks import (
     unwrapped,
 )
 from nag.support.files import atomic
+from nag.support.weight_files import read_file
 
 NULL_FILE = "null_noise.safetensors"  # beside guider_config.json
 NEGATIVES = ("null", "disturbed", "shifted")
@@ -45,11 +47,32 @@ def save_null(folder: str | Path, vector: Tensor) -> None:
 
 
 def load_null(folder: str | Path) -> Tensor:
-    """The null vector (D,) of a folder; raises FileNotFoundError if it has none."""
+    """The null vector (D,) of a folder; raises FileNotFoundError if it has none, ValueError if its
+    file is damaged."""
     file = Path(folder) / NULL_FILE
     if not file.is_file():
         raise FileNotFoundError(f"no {NULL_FILE} in {folder}: save the guider with its null vector")
-    return load_file(file)["null_noise"]
+    return _null_in(file)
+
+
+def _null_in(file: Path) -> Tensor:
+    state, _ = read_file(file)
+    vector = state.get("null_noise") if isinstance(state, dict) else None
+    if vector is None or vector.ndim != 1:
+        raise ValueError(f"{file} holds no vector null_noise: save the guider again")
+    return vector
+
+
+def _checked_config(file: Path) -> None:
+    """Raise FileNotFoundError or ValueError with advice where diffusers would speak of the Hub."""
+    if not file.is_file():
+        raise FileNotFoundError(f"no {file.name} in {file.parent}: save the guider there")
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is truncated or no configuration: save the guider again")
 
 
 class NoiseAwarenessGuidance(BaseGuidance):
@@ -61,7 +84,8 @@ class NoiseAwarenessGuidance(BaseGuidance):
     start and stop those of classifier-free guidance. channels: leading channels guided, for models
     that also predict a variance. disturbance s and power alpha, seed: Time-Step Guidance's. shift:
     Self-Guidance's, in the unit of the model's timestep (10 of 1000). embedders: last parts of the
-    names of the model's time embedders. Raises ValueError for another negative or fractions."""
+    names of the model's time embedders. Raises ValueError for another negative, fractions outside
+    [0, 1], or what is not a number."""
 
     ignore_for_config = ["null"]
     _input_predictions = ["pred_cond", "pred_uncond", "pred_cond_negative"]
@@ -87,6 +111,11 @@ class NoiseAwarenessGuidance(BaseGuidance):
         null: Tensor | None = None,
     ):
         super().__init__(start, stop, enabled)
+        numbers = dict(w=w, guidance_scale=guidance_scale, nag_start=nag_start, nag_stop=nag_stop)
+        numbers |= dict(disturbance=disturbance, power=power, shift=shift)
+        for name, value in numbers.items():
+            if not isinstance(value, Real) or not math.isfinite(value):
+                raise ValueError(f"{name} is {value!r}, which is not a finite number: correct it")
         if negative not in NEGATIVES:
             raise ValueError(f"unknown negative {negative!r}: choose one of {NEGATIVES}")
         if not 0 <= nag_start < nag_stop <= 1:
@@ -230,11 +259,15 @@ class NoiseAwarenessGuidance(BaseGuidance):
         subfolder: str | None = None,
         **kwargs: Any,
     ) -> "NoiseAwarenessGuidance":
-        """Read a folder, or a Hub repository, that `save_pretrained` wrote."""
+        """Read a folder, or a Hub repository, that `save_pretrained` wrote.
+
+        Raises FileNotFoundError or ValueError for a folder without it or with damaged files."""
+        folder = Path(pretrained_model_name_or_path) / (subfolder or "")
+        if folder.is_dir():
+            _checked_config(folder / cls.config_name)
         guider = super().from_pretrained(
             pretrained_model_name_or_path, subfolder=subfolder, **kwargs
         )
-        folder = Path(pretrained_model_name_or_path) / (subfolder or "")
         if folder.is_dir():
             guider.null = load_null(folder) if (folder / NULL_FILE).is_file() else None
         elif guider.negative == "null":
@@ -243,7 +276,7 @@ class NoiseAwarenessGuidance(BaseGuidance):
             file = hf_hub_download(
                 str(pretrained_model_name_or_path), NULL_FILE, subfolder=subfolder
             )
-            guider.null = load_file(file)["null_noise"]
+            guider.null = _null_in(Path(file))
         return guider
 
 

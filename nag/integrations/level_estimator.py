@@ -75,15 +75,21 @@ class LevelEstimator:
 
     @classmethod
     def load(cls, file: str | Path) -> "LevelEstimator":
-        """Read a file written by `save`; raises ValueError for another one."""
+        """Read a file written by `save`; raises ValueError for another or a damaged one."""
         _, metadata = read_weights(Path(file))
         if "level_estimator" not in metadata:
             raise ValueError(
                 f"{file} is not a noise-level estimator: make one with train_estimator"
             )
-        kept = json.loads(metadata["level_estimator"])
-        net = load_weights(Path(file), NoiseEstimator(**kept["size"])).eval()
-        return cls(net, kept["path"], kept["calibration"], kept.get("made_of", ""))
+        try:
+            kept = json.loads(metadata["level_estimator"])
+            net = NoiseEstimator(**kept["size"])
+            path, found = kept["path"], kept["calibration"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{file} is a damaged noise-level estimator: train it again with train_estimator"
+            ) from error
+        return cls(load_weights(Path(file), net).eval(), path, found, kept.get("made_of", ""))
 
 
 def _config(images_seen: int, batch_size: int, seed: int) -> TrainConfig:

@@ -66,7 +66,11 @@ def _from_folder(folder: Path) -> DiT:
             f"no {MODEL} in {folder}: give a folder written by export_pretrained, or name the kind"
         )
     net, written = checkpoint.load(file), folder / CONFIG
-    if written.is_file() and json.loads(written.read_bytes()) != _config(net):
+    try:
+        config = json.loads(written.read_bytes()) if written.is_file() else _config(net)
+    except ValueError as error:
+        raise ValueError(f"{written} is truncated or no JSON: export or fetch it again") from error
+    if config != _config(net):
         raise ValueError(f"{written} is not the configuration that {file} was written with")
     return net
 

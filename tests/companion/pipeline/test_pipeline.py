@@ -1,5 +1,6 @@
 """The DVC pipeline: the lock is fresh, and the whole DAG runs at tiny size in its own clone."""
 
+import csv
 import json
 import re
 import shutil
@@ -18,6 +19,9 @@ from nag.support.paths import ROOT
 SMALL_NETWORK = dict(
     width=32, depth=1, heads=2, images_seen=1280, warmup_steps=2, ema_decay=0.5, compile=False
 )
+
+
+DEPENDENCIES = "(^|/)(companion|nag|results)"  # columns that docs/reproduce.md leaves out
 
 
 def test_lock_is_fresh():
@@ -110,6 +114,23 @@ def test_tiny_run_makes_everything(tiny):
             f"{family}_{kind}" for kind in ("posterior", "shift", "samples", "quality", "tuning")
         } <= drawn
     assert all((tiny / "results/figures" / f"{name}.svg").stat().st_size > 1000 for name in drawn)
+
+
+@pytest.mark.slow
+def test_an_experiment_with_another_list(tiny):
+    """`dvc exp run -S` runs what depends on the list, to the end, and shows it in one short row."""
+    out = dvc(tiny, "exp", "run", "-n", "two-weights", "-S", "auto.weights_tried=[0.0,1.0]")
+    assert set(re.findall(r"Running stage '([^']+)'", out)) - {"fingerprints"} == {
+        *(f"auto_weight{part}@{family}" for part in ("", "-tell") for family in ("sit", "dit")),
+        *("figures", "claims"),
+    }
+    auto = json.loads((tiny / "results/metrics/auto-sit.json").read_text())
+    assert [row["w"] for row in auto["excess"]] == [0.0, 1.0]
+    shown = dvc(tiny, "exp", "show", "--only-changed", "--drop", DEPENDENCIES, "--csv")
+    header, *rows = csv.reader(shown.splitlines())
+    row = dict(zip(header, next(row for row in rows if row[0] == "two-weights"), strict=True))
+    assert row["auto.weights_tried"] == "[0.0, 1.0]" and float(row["sit.nag.fd"]) > 0
+    assert len([name for name in header if name.startswith(("sit.", "dit."))]) == 12
 
 
 @pytest.mark.slow
