@@ -9,7 +9,7 @@ from safetensors.torch import save
 import nag
 from nag.integrations.diagnosis import Diagnosis
 from nag.integrations.guider import NULL_FILE, NoiseAwarenessGuidance
-from nag.integrations.level_estimator import LevelEstimator, train_estimator
+from nag.integrations.level_estimator import LevelEstimator, recipe, train_estimator
 from nag.models import DiT, ModelConfig
 
 DAMAGE = {"empty": b"", "text": b"hello", "a byte order mark": b"\xff\xfe\xfd", "a list": b"[1]"}
@@ -73,9 +73,10 @@ def test_a_damaged_diagnosis(content, tmp_path):
 
 
 def test_a_damaged_estimator_and_a_damaged_state_of_its_training(tmp_path):
-    file, part = tmp_path / "e.safetensors", tmp_path / "e.safetensors.part"
-    images = torch.rand(20, 1, 8, 8)
-    train_estimator(images, "ddpm", file, images_seen=256, width=8)
+    file, images = tmp_path / "e.safetensors", torch.rand(20, 1, 8, 8)
+    settings = dict(images_seen=256, width=8)
+    part = tmp_path / f"e.safetensors.{recipe(images, 'ddpm', **settings)}.part"
+    train_estimator(images, "ddpm", file, **settings)
     whole = file.read_bytes()
     for content in (whole[: len(whole) // 2], whole.replace(b"calibration", b"calibratiom")):
         file.write_bytes(content)
@@ -84,4 +85,4 @@ def test_a_damaged_estimator_and_a_damaged_state_of_its_training(tmp_path):
     for content in (b"PK\x03\x04", *DAMAGE.values()):
         part.write_bytes(content)
         with pytest.raises(ValueError, match="delete it to train from the start"):
-            train_estimator(images, "ddpm", file, images_seen=256, width=8)
+            train_estimator(images, "ddpm", file, **settings)
