@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help git setup repro tell imagenet test test-fast lint bench campaign tables figures docs readme notebooks-lint notebooks-strip lock clean
+.PHONY: help git setup repro tell imagenet test test-fast lint bench campaign tables figures docs readme pages site notebooks-lint notebooks-strip lock clean
 
 help: ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -52,9 +52,10 @@ PYTEST = cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); workers=$$((
 test: setup ## unit and pipeline tests, and every notebook at its small defaults
 	@$(PYTEST) --run-slow --nbval-lax $(LONGEST) $(NOTEBOOKS) $(AFTER) $(TESTS) $(LAST)
 
-tell: git setup ## compose figures, answers, README and docs/ from the numbers that are there, in seconds
+tell: git setup ## compose figures, answers, pages of notebooks, README and docs/ from the numbers that are there
 	@$(BIN)/dvc repro --quiet --single-item fingerprints
 	@$(BIN)/dvc repro --single-item --glob 'studies/dvc.yaml:*-tell*'
+	@$(BIN)/dvc repro --single-item --allow-missing --glob 'site/dvc.yaml:*-tell*'
 	@$(BIN)/python -m companion.report answers
 	@$(BIN)/dvc repro --single-item claims
 	@$(BIN)/python -m companion.report docs
@@ -66,7 +67,7 @@ imagenet: git setup ## the paper's scale on GPUs: see imagenet/README.md first
 test-fast: setup ## unit tests that are neither slow nor for a GPU
 	@$(PYTEST) -m "not slow and not gpu" tests
 
-docs: setup ## write README.md and docs/ from the results, in seconds
+docs: pages ## write README.md and docs/ from the results, in seconds
 	@$(BIN)/python -m companion.report docs
 
 readme: docs ## the same
@@ -74,6 +75,12 @@ readme: docs ## the same
 lint: setup notebooks-lint ## ruff on .py and .ipynb, mypy on nag and companion, and notebooks-lint
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+pages: setup ## bring the text of pages/ up to the notebooks, without running them
+	@$(BIN)/python -m companion.pipeline.page
+
+site: setup ## build the website into build/site/html, from what is in Git, in a minute
+	@$(BIN)/python -m companion.site.build build/site/html
 
 bench: setup ## speed of training and sampling beside a plain reference, to results/bench.json
 	@$(BIN)/python -m companion.experiments.bench
@@ -89,8 +96,9 @@ tables: setup ## try all schedulers and architectures of diffusers for docs/your
 figures: git setup ## redraw the figures (and what they need that is out of date)
 	@$(BIN)/dvc repro figures
 
-notebooks-lint: setup ## fail if a notebook carries outputs or traces of a run
+notebooks-lint: setup ## fail if a notebook carries outputs or traces of a run, or a page is not as its notebook is
 	@$(STRIP) --verify notebooks/*.ipynb
+	@$(BIN)/python -m companion.pipeline.page --check
 
 notebooks-strip: setup ## remove them
 	@$(STRIP) notebooks/*.ipynb

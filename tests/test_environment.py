@@ -30,6 +30,7 @@ LAYERS = [  # a module imports its own layer or those above it in this list
     ["companion.plots"],
     ["companion.studies"],
     ["companion.report"],
+    ["companion.site"],
 ]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODULES = {

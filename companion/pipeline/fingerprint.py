@@ -32,7 +32,13 @@ ROOT = root()
 FOLDER = Path("build", "fingerprints")
 ITSELF = "companion.pipeline.fingerprint"
 RUNNERS = (ITSELF, "companion.pipeline.run")
-PIPELINES = ("dvc.yaml", "studies/dvc.yaml", "imagenet/dvc.yaml", "imagenet/finetune/dvc.yaml")
+PIPELINES = (
+    "dvc.yaml",
+    "studies/dvc.yaml",
+    "site/dvc.yaml",
+    "imagenet/dvc.yaml",
+    "imagenet/finetune/dvc.yaml",
+)
 PARTS = ("measure", "tell", "all")
 SHARED = {"parameters", "setup"}  # tags of the cells that belong to every part
 

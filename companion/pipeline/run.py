@@ -3,7 +3,8 @@
     python -m companion.pipeline.run NOTEBOOK EXECUTED --part tell -p tune.sit -y "{out: results}"
 
 Parameters come from params.yaml (-p) and from the command line (-y), which counts more.
-The executed copy is written after every cell, also of a run that fails. Exit codes: 1 if a cell
+The executed copy is written after every cell, also of a run that fails. With --page a run that
+succeeds also writes the notebook for readers (companion.pipeline.page). Exit codes: 1 if a cell
 fails or the run is interrupted, 2 if the stage was not started, 138 if the kernel died.
 """
 
@@ -37,6 +38,7 @@ SOCKET_PATH = (
     100  # bytes that a Unix socket's path may have: 104 on macOS, 108 on Linux, with a few to spare
 )
 NOT_STARTED, DEAD_KERNEL = 2, 138
+DPI = 140  # of the figures in executed copies, sharp on dense screens too
 
 
 def known_parameters(notebook: dict) -> list[str]:
@@ -107,8 +109,10 @@ def prepared(notebook: Path, executed: Path, part: str, values: dict) -> Noteboo
     return remove_error_markers(prepare_notebook_metadata(content, str(notebook), str(executed)))
 
 
-def execute(content: NotebookNode, executed: Path) -> None:
-    """Execute a notebook and write the copy; raises PapermillExecutionError or DeadKernelError."""
+def execute(content: NotebookNode, executed: Path) -> NotebookNode:
+    """Execute a notebook, write the copy and return it; raises PapermillExecutionError or
+    DeadKernelError.
+    """
     executed.parent.mkdir(parents=True, exist_ok=True)
     with private_sockets() as config:
         content = papermill_engines.execute_notebook_with_engine(
@@ -119,9 +123,11 @@ def execute(content: NotebookNode, executed: Path) -> None:
             progress_bar=False,
             log_output=True,
             config=config,
+            extra_arguments=[f"--InlineBackend.rc={{'figure.dpi': {DPI}}}"],
         )
     raise_for_execution_errors(content, str(executed))
     write_ipynb(content, str(executed))
+    return content
 
 
 def recorded(notebook: Path, part: str) -> dict[str, str]:
@@ -151,8 +157,12 @@ def edited(notebook: Path, before: dict[str, str]) -> str:
     return ", ".join(sorted(names))
 
 
-def run(notebook: Path, executed: Path, part: str, values: dict) -> int:
-    """Run the stage unless its code differs from its fingerprint; returns the exit code."""
+def run(
+    notebook: Path, executed: Path, part: str, values: dict, for_readers: Path | None = None
+) -> int:
+    """Run the stage unless its code differs from its fingerprint, and write the page `for_readers`
+    if one is named; returns the exit code.
+    """
     before = recorded(notebook, part)
     if what := edited(notebook, before):
         print(
@@ -167,7 +177,7 @@ def run(notebook: Path, executed: Path, part: str, values: dict) -> int:
         print(error, file=sys.stderr)
         return NOT_STARTED
     try:
-        execute(content, executed)
+        content = execute(content, executed)
     except PapermillExecutionError as error:
         print(error, file=sys.stderr)
         return 1
@@ -180,6 +190,10 @@ def run(notebook: Path, executed: Path, part: str, values: dict) -> int:
             "code at the start, and the next `dvc repro` will run the stage again.",
             file=sys.stderr,
         )
+    elif for_readers:
+        from companion.pipeline import page  # here, since stages without a page need no more
+
+        page.write(for_readers, page.of_run(notebook, content, part, for_readers.parent))
     return 0
 
 
@@ -205,6 +219,9 @@ def main(arguments: list[str]) -> int:
         help="parameters of FILE: SECTION, SECTION:NAME,NAME or NAME=KEY",
     )
     parser.add_argument(
+        "--page", type=Path, help="where the notebook with its outputs for readers goes"
+    )
+    parser.add_argument(
         "-y",
         dest="parameters",
         action="append",
@@ -219,6 +236,8 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if not given.notebook.is_file():
         parser.error(f"there is no notebook {given.notebook}")
+    if given.page and given.part == "measure":
+        parser.error("a page shows what a notebook tells: give it to --part tell or all")
     if why := links.refused_now(fingerprint.ROOT):
         print(why, file=sys.stderr)
         return NOT_STARTED
@@ -229,7 +248,7 @@ def main(arguments: list[str]) -> int:
         parser.error(str(error))
     before = inputs.at_start(fingerprint.ROOT)
     try:
-        code = run(given.notebook, given.executed, given.part, values)
+        code = run(given.notebook, given.executed, given.part, values, given.page)
     except KeyboardInterrupt:  # the kernel has had its own, and is shut down
         print("Stopped.", file=sys.stderr)
         return 1

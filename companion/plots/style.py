@@ -169,7 +169,9 @@ def save(fig: Figure, name: str, folder: Path = FIGURES) -> Figure:
     """Write folder/name.png (150 dpi) and .svg atomically, the same bytes each time; closes fig and
     returns it.
     """
+    shown = fig.dpi
     with style():
+        fig.set_dpi(100)  # the layout is the same however sharply a notebook shows the figure
         # The layout solver's last bits vary from run to run, and an SVG names its clips by hashes
         # of them: round them.
         fig.draw_without_rendering()
@@ -179,5 +181,6 @@ def save(fig: Figure, name: str, folder: Path = FIGURES) -> Figure:
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             with atomic(Path(folder) / f"{name}.{kind}") as part:
                 fig.savefig(part, format=kind, dpi=150, metadata=metadata)
+    fig.set_dpi(shown)
     plt.close(fig)
     return fig

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from companion.pipeline.page import FOLDER
 from companion.published import fid_ratios
 from companion.report import capabilities, claims, findings, links, questions, rendering, which_w
 from companion.report.evidence import Reader, by_file
@@ -56,6 +57,19 @@ def notebooks(path: Path = DATA / "notebooks.yaml") -> list[dict]:
     """Every notebook with what it is about, its pipeline, stage, minutes, figures and questions."""
     rows = yaml.safe_load(path.read_text(encoding="utf-8"))
     return [{"kept": False, "questions": []} | row for row in rows]
+
+
+def pages_of(notebook: str, root: Path = ROOT) -> list[str]:
+    """The names of a notebook's pages, of which the first is shown first: the SiT's, or that of
+    its path; empty if there is none."""
+    found = [path.stem for path in (root / FOLDER).glob(f"{notebook}*.ipynb")]
+    return sorted(found, key=lambda name: (not name.endswith(("-sit", "-linear")), name))
+
+
+def shown(notebook: str) -> str:
+    """The file that shows a notebook to a reader: its first page, or itself if it has none."""
+    found = pages_of(notebook)
+    return f"{FOLDER}/{found[0]}.ipynb" if found else f"notebooks/{notebook}.ipynb"
 
 
 def modules(root: Path = ROOT) -> dict[str, list[tuple[str, str]]]:
@@ -116,6 +130,7 @@ def _facts(reader: Reader) -> dict:
         "methods": {name: method.label for name, method in METHODS.items()},
         "modules": modules(),
         "notebooks": notebooks(),
+        "shown": shown,
         "overhead": overhead,
         "pages": PAGES,
         "paper": fid_ratios(),
