@@ -21,11 +21,13 @@ from nag.shift import is_late
 Estimator = Callable[[Tensor], Tensor]  # states (B, C, H, W) to their noise levels (B,)
 
 
-def excess(levels: np.ndarray, control: np.ndarray, times: np.ndarray) -> dict[str, float]:
-    """How sampled levels (M, K) exceed those of forward states (M', K) over 0 < t <= 0.2: in mean,
-    and in spread over images.
+def excess(
+    levels: np.ndarray, control: np.ndarray, times: np.ndarray, path: str = "linear"
+) -> dict[str, float]:
+    """How sampled levels (M, K) exceed those of forward states (M', K) late in sampling
+    (`nag.shift.is_late`): in mean, and in spread over images.
     """
-    late = is_late(times)
+    late = is_late(times, path)
     return {
         "mean": float((levels.mean(0) - control.mean(0))[late].mean()),
         "spread": float((levels.std(0, ddof=1) - control.std(0, ddof=1))[late].mean()),

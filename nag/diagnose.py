@@ -64,6 +64,7 @@ def _compare(
     device: torch.device | str,
     resamples: int,
     seed: int,
+    path: str,
 ) -> dict:
     """`noise_shift` of batches of states (B, K, C, H, W), read one batch at a time, so that they
     need not fit in memory.
@@ -75,7 +76,7 @@ def _compare(
         )
 
     forward, ours, at = read(control), read(sampled), times.cpu().numpy()
-    return noise_shift(ours, forward, at, resamples, seed) | {
+    return noise_shift(ours, forward, at, resamples, seed, path=path) | {
         "times": at,
         "n": len(ours),
         "n_control": len(forward),
@@ -117,7 +118,7 @@ def measure_shift(
         )
 
     n = len(control) if n is None else n
-    ranges(times.numpy())
+    ranges(times.numpy(), path)
     _check_sizes(n, len(control), resamples, batch)
 
     def converted(x: Tensor, t: float) -> Tensor:
@@ -133,7 +134,7 @@ def measure_shift(
             start = coefficients(path, times[0], eps).sigma * eps
             yield torch.stack([x for x, _ in sampler(velocity, start, times, noise, path)], dim=1)
 
-    return _compare(states(), control.split(batch), times, estimator, device, resamples, seed)
+    return _compare(states(), control.split(batch), times, estimator, device, resamples, seed, path)
 
 
 def scheduler_levels(scheduler, path: str = "ddpm") -> tuple[Tensor, Tensor]:
@@ -272,7 +273,7 @@ def scheduler_shift(
     _check_sizes(n, len(images), resamples, batch)
     scheduler.set_timesteps(steps, device=device, **grid)
     times, _ = scheduler_levels(scheduler, path)
-    ranges(times.numpy())
+    ranges(times.numpy(), path)
 
     def states() -> Iterator[Tensor]:
         for noise in _batches(first_seed, n, batch, device):
@@ -284,4 +285,4 @@ def scheduler_shift(
         forward_states(part, times, path, control_seed + k * batch)
         for k, part in enumerate(images.split(batch))
     )
-    return _compare(states(), control, times, estimator, device, resamples, seed)
+    return _compare(states(), control, times, estimator, device, resamples, seed, path)

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nag.interpolant import PATHS, add_noise, falling, time_of_sigma
+from nag.interpolant import PATHS, add_noise, falling, time_of_ratio, time_of_sigma
 from nag.support.rng import ImageNoise
 from nag.support.uncertainty import Interval, bootstrap, interval
 
 Estimator = Callable[[Tensor], Tensor]  # states x (B, C, H, W) to their noise levels t (B,)
-LATE = 0.2  # "late" sampling: 0 < t <= LATE
+# Ranges of noise over signal, sigma_t / alpha_t, so that they mean the same on every path.
+LATE = 0.25  # "late" in sampling is all up to this; on the linear path t <= 0.2
+MIDDLE = (2 / 3, 9.0)  # on the linear path 0.4 <= t <= 0.9
 
 
 def statement_1(
@@ -98,19 +100,36 @@ def check_counts(sampled: int, control: int, resamples: int) -> None:
         raise ValueError(f"{resamples} resamples: an interval needs 2, and better 1000")
 
 
-def is_late(times: np.ndarray) -> np.ndarray:
-    """Which of the times are late in sampling, 0 < t <= LATE."""
-    return (times > 0) & (times <= LATE + 1e-9)
+def _between(low: float, high: float, times: np.ndarray, path: str) -> np.ndarray:
+    """Which of the times have low <= sigma_t / alpha_t <= high, to 1e-6 of it, and are above 0."""
+    c = PATHS[path](torch.as_tensor(np.asarray(times), dtype=torch.float64))
+    lowest, highest = (ratio * c.alpha for ratio in (low * (1 - 1e-6), high * (1 + 1e-6)))
+    return (np.asarray(times) > 0) & ((lowest <= c.sigma) & (c.sigma <= highest)).numpy()
 
 
-def ranges(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the falling times (K,) are late, and which lie in the middle, 0.4 <= t <= 0.9.
+def late_time(path: str = "linear") -> float:
+    """The t at which sigma_t / alpha_t = LATE, where late sampling begins."""
+    return float(time_of_ratio(torch.tensor(LATE, dtype=torch.float64), path))
+
+
+def is_late(times: np.ndarray, path: str = "linear") -> np.ndarray:
+    """Which of the times (K,) are late in sampling, 0 < sigma_t / alpha_t <= LATE."""
+    return _between(0.0, LATE, times, path)
+
+
+def ranges(times: np.ndarray, path: str = "linear") -> tuple[np.ndarray, np.ndarray]:
+    """Which of the falling times (K,) are late, and which lie in the middle, where
+    2/3 <= sigma_t / alpha_t <= 9.
 
     Raises ValueError if none do, or if the times do not fall within [0, 1]."""
     falling(times)
-    late, middle = is_late(times), (times >= 0.4) & (times <= 0.9)
+    late, middle = is_late(times, path), _between(*MIDDLE, times, path)
     if not (late.any() and middle.any()):
-        raise ValueError(f"no time in (0, {LATE}] or in [0.4, 0.9]: use more steps")
+        low, high, most = (float(time_of_ratio(torch.tensor(r), path)) for r in (*MIDDLE, LATE))
+        raise ValueError(
+            f"no time in (0, {most:.3g}] or in [{low:.3g}, {high:.3g}], late and middle on the "
+            f"path {path!r}: use more steps"
+        )
     return late, middle
 
 
@@ -120,13 +139,16 @@ def noise_shift(
     times: np.ndarray,
     resamples: int = 1000,
     seed: int = 0,
+    *,
+    path: str = "linear",
 ) -> dict:
     """delta(t) and its late mean from estimated times of sampled (M, K) and control (M', K) states
-    at `times` (K,).
+    at `times` (K,) of a path.
 
     Returns {"delta": {value, low, high: (K,)}, "late", "middle", "growth", "spread": {value, low,
     high}, "draws": (resamples, K)}; 95 % percentile bootstrap over images, both sets resampled.
-    `late` and `middle` are the means of delta over 0 < t <= 0.2 and 0.4 <= t <= 0.9; `growth` is
+    `late` and `middle` are the means of delta where noise over signal, sigma_t / alpha_t, is at
+    most 0.25 and from 2/3 to 9 (0 < t <= 0.2 and 0.4 <= t <= 0.9 on the linear path); `growth` is
     late minus middle, positive if the shift grows towards the data; `spread` is how much more the
     level differs from image to image late in sampling than in the control (standard deviations).
     Equal seeds resample arms alike. Raises ValueError if no time lies in these ranges, if times do
@@ -138,7 +160,7 @@ def noise_shift(
             f"estimates {sampled.shape} and {control.shape} must have one column per time "
             f"({len(times)})"
         )
-    late, middle = ranges(times)
+    late, middle = ranges(times, path)
     check_counts(len(sampled), len(control), resamples)
     if not (np.isfinite(sampled).all() and np.isfinite(control).all()):
         raise FloatingPointError(
@@ -190,11 +212,13 @@ def read_at(shift: dict, times: np.ndarray, t: float) -> tuple[float, np.ndarray
     return value, np.array(draws)
 
 
-def late_ratio(shifted: dict, baseline: dict, times: np.ndarray) -> Interval:
+def late_ratio(
+    shifted: dict, baseline: dict, times: np.ndarray, *, path: str = "linear"
+) -> Interval:
     """|late shift| of one arm over that of another, both from `noise_shift` with the same seed:
     {value, low, high}.
     """
-    late = is_late(times)
+    late = is_late(times, path)
     top, bottom = (np.abs(s["draws"][:, late].mean(1)) for s in (shifted, baseline))
     return interval(abs(shifted["late"]["value"]) / abs(baseline["late"]["value"]), top / bottom)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nag.estimator import NoiseEstimator, calibration, posterior, posterior_mean
 from nag.interpolant import add_noise
+from nag.shift import is_late
 from nag.support.rng import generator
 
 LEVELS = (0.02, 0.06, 0.1, 0.2, 0.5, 0.9)
@@ -59,9 +60,10 @@ def spread(net: NoiseEstimator, images: Tensor, path: str, seed: int = 0) -> dic
     return {f"{t:.2f}": float(mean.std()) for t, mean in zip(LEVELS, read, strict=True)}
 
 
-def summary(cal: dict[str, np.ndarray]) -> dict[str, float]:
-    """The largest gap between nominal and actual coverage, and the largest bias for t <= 0.2."""
-    late = np.array(cal["t"]) <= 0.2
+def summary(cal: dict[str, np.ndarray], path: str) -> dict[str, float]:
+    """The largest gap between nominal and actual coverage, and the largest bias late in sampling
+    (`nag.shift.is_late`)."""
+    late = is_late(np.array(cal["t"]), path)
     return {
         "coverage_gap": float(np.abs(cal["coverage"] - cal["level"]).max()),
         "late_bias": float(np.abs(np.array(cal["bias"])[late]).max()),

@@ -107,7 +107,9 @@ def late_change(guided: Recording, plain: Recording, estimator: LevelEstimator) 
     late = []
     for recording in (guided, plain):
         states, times = recording.on(estimator.path)
-        late.append(estimated_times(estimator, states[:, is_late(times.numpy())]).mean(1))
+        late.append(
+            estimated_times(estimator, states[:, is_late(times.numpy(), estimator.path)]).mean(1)
+        )
     change = late[0] - late[1]
     return interval(change.mean(), bootstrap(change, lambda x: x.mean(0), 1000, 0))
 

@@ -9,13 +9,21 @@ from torch import Tensor
 from companion.experiments.arms import Run, guidance_of
 from companion.experiments.generate import SampleConfig
 from companion.experiments.shards import ShardConfig
-from nag.shift import energy_residual, estimated_times, forward_states, late_ratio, noise_shift
+from nag.shift import (
+    energy_residual,
+    estimated_times,
+    forward_states,
+    is_late,
+    late_ratio,
+    noise_shift,
+)
 from nag.support.paths import WEIGHTS
 
 
 class Readings(NamedTuple):
     """What the estimator says of sampled and forward states, and the noise shift by arm."""
 
+    path: str
     times: np.ndarray  # (K,)
     control: np.ndarray  # (M', K) estimated levels of forward states of real images
     levels: dict[str, np.ndarray]  # of each arm, (M, K)
@@ -31,11 +39,16 @@ def read(
     times = next(iter(runs.values()))["times"]
     control = estimated_times(reader, forward_states(real, times, path))
     levels = {arm: estimated_times(reader, run["states"]) for arm, run in runs.items()}
+    shifts = {
+        arm: noise_shift(level, control, times, resamples, path=path)
+        for arm, level in levels.items()
+    }
     return Readings(
+        path,
         times,
         control,
         levels,
-        {arm: noise_shift(level, control, times, resamples) for arm, level in levels.items()},
+        shifts,
         {arm: energy_residual(run["states"], times, path) for arm, run in runs.items()},
     )
 
@@ -104,7 +117,7 @@ def numbers(found: Readings, **protocol: object) -> dict:
             "spread_late": "spread",
         }
         row = {name: shift[part] for name, part in parts.items()}
-        row["late_ratio"] = late_ratio(shift, found.shifts["none"], found.times)
+        row["late_ratio"] = late_ratio(shift, found.shifts["none"], found.times, path=found.path)
         return {name: {k: float(v) for k, v in x.items()} for name, x in row.items()}
 
     rows = {_name(arm): of(shift) for arm, shift in found.shifts.items()}
@@ -114,9 +127,9 @@ def numbers(found: Readings, **protocol: object) -> dict:
 
 
 def bias(found: Readings) -> float:
-    """The largest bias of the estimator itself, forward states against their own t, over
-    0 < t <= 0.2."""
-    late = (found.times > 0) & (found.times <= 0.2)
+    """The largest bias of the estimator itself, forward states against their own t, late in
+    sampling."""
+    late = is_late(found.times, found.path)
     return float(np.abs(found.control.mean(0) - found.times)[late].max())
 
 

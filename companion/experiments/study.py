@@ -14,101 +14,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from companion.experiments import search, spaces
 from companion.experiments.generate import (
     SampleConfig,
     batches,
-    code_version,
     forget,
     load_arrays,
     sample,
     save_arrays,
 )
+from companion.experiments.spaces import EXTRACTOR, Features
 from companion.pipeline import fingerprint
 from nag import checkpoint
 from nag.data import fashion_mnist
 from nag.estimator import NoiseEstimator, posterior_mean
 from nag.evaluation import metrics
-from nag.evaluation.fashion_classifier import Extractor
 from nag.guidance import Term
 from nag.models import DiT
 from nag.samplers.registry import time_grid
 from nag.shift import Estimator, estimated_times, forward_states, noise_shift
-from nag.support.paths import ROOT, WEIGHTS
+from nag.support.paths import WEIGHTS
 from nag.support.uncertainty import mean_ratio, over_trainings  # noqa: F401, notebooks use them
 
 Row = dict[str, np.ndarray]
 K = TypeVar("K")  # what names an arm
-EXTRACTOR = WEIGHTS / "extractor.safetensors"
 
 
-def reference(images: Tensor | None = None) -> Tensor:
-    """Features (M, 192) of real images, uint8 (M, 1, 28, 28), by the committed extractor; the
-    10,000 test images unless told.
-    """
-    metrics.register_extractor(
-        checkpoint.load_weights(WEIGHTS / "extractor.safetensors", Extractor())
-    )
-    return metrics.extract_features(
-        fashion_mnist.load_fashion_mnist("test")[0] if images is None else images
-    )
-
-
-def judge(path: str, weights: Path = WEIGHTS) -> Estimator:
-    """The committed estimator of a path as x (B, 1, 28, 28) -> E[t | x] (B,)."""
-    net = checkpoint.load_weights(weights / f"estimator-{path}.safetensors", NoiseEstimator())
-    return lambda x: posterior_mean(net, x)
-
-
-def key_of(**settings: object) -> str:
-    """Short hash of the settings, as JSON can write them, and of the code, extractor and PyTorch
-    that decide an arm's numbers.
-    """
-    extractor = checkpoint.sha256(WEIGHTS / "extractor.safetensors")
-    made = (
-        json.dumps(settings, sort_keys=True, default=str),
-        code_version(),
-        extractor,
-        torch.__version__,
-    )
-    return hashlib.sha256(repr(made).encode()).hexdigest()[:16]
-
-
-def code_of(*modules: str) -> list[str]:
-    """Short hashes of modules of `nag` that decide an arm's numbers beside the sampling code, for
-    its key.
-    """
-    return [checkpoint.sha256(ROOT / f"{module}.py")[:12] for module in modules]
-
-
-def arm(
-    path: Path,
-    key: str,
-    net: DiT,
-    terms: Sequence[Term],
-    config: SampleConfig,
-    reader: Estimator | None = None,
-    solver: Callable | None = None,
-) -> Row:
-    """The arm kept at `path` if it has this key; otherwise sampled by `generate.sample`, measured,
-    and kept there.
-
-    features (N, 192), levels (M, K) read from the states of `config.trajectories` images at times
-    (K,), the first ten images, seeds, nfe, seconds. Call `reference` first, which registers the
-    extractor."""
-    if path.is_file():
-        row = load_arrays(path)
-        if str(row["key"]) == key:
-            return row
-    run = sample(net, terms, config, progress=False, solver=solver)
-    levels = estimated_times(reader, run["states"]) if reader else np.zeros((0, len(run["times"])))
-    row = {name: run[name] for name in ("times", "seeds", "nfe", "seconds")} | {
-        "key": np.array(key),
-        "levels": levels,
-        "images": run["images"][:10],
-        "features": metrics.extract_features(torch.from_numpy(run["images"])).numpy(),
-    }
-    save_arrays(path, row)
-    return row
+def reference(images: Tensor | None = None) -> Features:
+    """Features of real images, uint8 (M, 1, 28, 28), in both spaces (`spaces.real`); the 10,000
+    test images unless others are given. Registers the extractor."""
+    return spaces.real(images)
 
 
 def estimator_file(process: str) -> Path:
@@ -133,10 +68,12 @@ def _measured(
     """What is kept of an arm: features of all images, levels of some, the first ten images."""
     run = sample(net, terms, config, progress=False, solver=solver, keep=keep)
     levels = estimated_times(reader, run["states"]) if reader else np.zeros((0, len(run["times"])))
+    features = spaces.features_of(run["images"])
     return {name: run[name] for name in ("times", "seeds", "labels", "nfe", "seconds")} | {
         "levels": levels,
         "images": run["images"][:10],
-        "features": metrics.extract_features(torch.from_numpy(run["images"])).numpy(),
+        "features": features.first.numpy(),
+        "second": features.second.numpy(),
     }
 
 
@@ -165,8 +102,9 @@ def kept_arm(
     """The arm kept in `folder` as NAME-KEY8.npz; sampled, measured and kept there if absent. A
     killed run goes on from its last batch.
 
-    features (N, 192), levels (M, K) that `reader` sees in the states of `config.trajectories`
-    images at times (K,), the first ten images, seeds, labels, nfe, seconds. The key has all that
+    features (N, 192) and in the second space (N, 64), levels (M, K) that `reader` sees in the
+    states of `config.trajectories` images at times (K,), the first ten images, seeds, labels, nfe,
+    seconds. The key has all that
     decides them: `config`, the guidance, `settings`, PyTorch, the code's fingerprint, the contents
     of the files of `weights`: name every network that is run (guided, negative, head, estimator);
     the extractor is added. `code` is other functions of ours that decide them, such as `solver`.
@@ -201,29 +139,46 @@ def kept_arm(
 
 
 def bias_corrected(
-    row: Row, real: Tensor, resamples: int = 100, allow_rank_deficient: bool = False
+    row: Row, real: Features, resamples: int = 100, allow_rank_deficient: bool = False
 ) -> dict[str, float]:
-    """Fréchet distance of an arm without its finite-N bias, {"value", "low", "high", "n"}."""
-    features = torch.from_numpy(row["features"])
-    return metrics.with_intervals(
-        features,
-        real,
+    """Fréchet distance of an arm without its finite-N bias, {"value", "low", "high"}."""
+    return metrics.frechet_intervals(
+        torch.from_numpy(row["features"]),
+        real.first,
         resamples=resamples,
+        labels=row["labels"],
         allow_rank_deficient=allow_rank_deficient,
-        labels=row.get("labels"),
     )["fd_inf"]
 
 
-def tuned(candidates: Iterable[float], measure: Callable[[float], Mapping[str, Any]]) -> dict:
+def tuned(
+    candidates: Iterable[float],
+    measure: Callable[[float], Mapping[str, Any]],
+    further: int = 2,
+) -> dict:
     """The candidate of the smallest bias-corrected distance: {"w", "at_end", "tried"}.
 
-    `measure(candidate)` is that distance, {"value", "low", "high"}; "tried" has it of each.
-    "at_end" says that the best is the smallest or largest of several, so that another may be
-    better. A single candidate is taken without measuring it."""
+    `measure(candidate)` is that distance, {"value", "low", "high"}; "tried" has it of each. While
+    the best is at an end, up to `further` others are tried beyond it, each twice or half as large.
+    "at_end" says that the best is still the smallest or largest, so that another may be better. A
+    single candidate is taken without measuring it."""
     ws = sorted(set(candidates))
-    tried = {f"{w:g}": dict(measure(w)) for w in ws} if len(ws) > 1 else {}
-    best = min(ws, key=lambda w: tried[f"{w:g}"]["value"]) if tried else ws[0]
-    return {"w": best, "at_end": bool(tried) and best in (ws[0], ws[-1]), "tried": tried}
+    if len(ws) == 1:
+        return {"w": ws[0], "at_end": False, "tried": {}}
+    tried = search.search(
+        [(w,) for w in ws],
+        lambda point: dict(measure(point[0])),
+        lambda found: found["value"],
+        len(ws) + further,
+        [(ws[0] / 2**further, ws[-1] * 2**further)],
+        refine=False,
+    )
+    best = search.least(tried, lambda found: found["value"])
+    return {
+        "w": best[0],
+        "at_end": search.at_an_end([*tried], best)[0],
+        "tried": {f"{w:g}": found for (w,), found in sorted(tried.items())},
+    }
 
 
 def save_images(path: Path, rows: Mapping[str, Row]) -> None:
@@ -231,36 +186,42 @@ def save_images(path: Path, rows: Mapping[str, Row]) -> None:
     save_arrays(path, {name: row["images"] for name, row in rows.items()})
 
 
-def quality(rows: Mapping[K, Row], real: Tensor, resamples: int = 100) -> dict[K, dict]:
-    """Fréchet distance, the same without its finite-N bias, KID, precision and recall of every arm,
-    with 95 % intervals.
+def quality(rows: Mapping[K, Row], real: Features, resamples: int = 100) -> dict[K, dict]:
+    """Distances of every arm in both spaces, precision and recall, with 95 % intervals
+    (`metrics.METRICS`), stratified by its labels.
     """
     return {
-        name: metrics.with_intervals(
-            torch.from_numpy(row["features"]),
-            real,
-            resamples=resamples,
-            labels=row.get("labels"),
-        )
+        name: spaces.quality(spaces.of_row(row), real, row["labels"], resamples)
         for name, row in rows.items()
     }
 
 
-def ratio(row: Row, baseline: Row, real: Tensor) -> dict:
+def ratio(row: Row, baseline: Row, real: Features) -> dict:
     """Fréchet distance of an arm over another's of the same seeds, paired: {"value", "low", "high",
-    "n", "bias_off"}.
+    "n", "bias_corrected", "raw", "second"}, as `metrics.distance_ratio` has it.
 
-    "bias_off" is the same of the distances without their finite-N bias, which draws a raw ratio
-    towards one; None if one of them is not above zero. Raises ValueError if the seeds differ."""
+    "second" is the ratio in the second space. Raises ValueError if the seeds differ."""
     if row["seeds"].tolist() != baseline["seeds"].tolist():
         raise ValueError("the two arms have other seeds: a paired ratio needs the same ones")
-    raw, bias_off = metrics.distance_ratios(
-        torch.from_numpy(row["features"]),
-        torch.from_numpy(baseline["features"]),
-        real,
-        labels=row.get("labels"),
-    )
-    return raw | {"bias_off": bias_off}
+    return spaces.ratio(spaces.of_row(row), spaces.of_row(baseline), real, row["labels"])
+
+
+def uncorrected(ratio: Mapping[str, Any]) -> dict:
+    """A ratio of `ratio` as that of the distances at this number of images."""
+    return {**ratio, **ratio["raw"], "bias_corrected": False}
+
+
+def log_distances(rows: Sequence[Row], real: Features, corrected: bool = True) -> np.ndarray:
+    """Logarithms (rows,) of the arms' bias-corrected Fréchet distances, or of the raw ones; NaN of
+    one that is not above zero."""
+    name = "fd_inf" if corrected else "fd"
+    found = [
+        metrics.frechet_intervals(
+            torch.from_numpy(row["features"]), real.first, labels=row["labels"]
+        )[name]["value"]
+        for row in rows
+    ]
+    return np.log(np.where(np.array(found) > 0, found, np.nan))
 
 
 def control(row: Row, path: str, reader: Estimator, images: int = 800) -> np.ndarray:
@@ -286,5 +247,5 @@ def shifts(
         key = *row["times"].tolist(), images
         if key not in controls:
             controls[key] = control(row, path, reader, images)
-        found[name] = noise_shift(row["levels"], controls[key], row["times"], resamples)
+        found[name] = noise_shift(row["levels"], controls[key], row["times"], resamples, path=path)
     return found

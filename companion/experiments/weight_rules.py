@@ -56,7 +56,9 @@ def constant(setting: Setting, weights: Sequence[float]) -> dict:
         run = sample(setting.net, Arm(w_nag=w).terms(), config, progress=False)
         evaluations += config.n_images * int(run["nfe"])
         levels = estimated_times(setting.read, run["states"])
-        rows.append({"w": w} | excess(levels, setting.control, run["times"]))
+        rows.append(
+            {"w": w} | excess(levels, setting.control, run["times"], setting.net.config.path)
+        )
     found = {rule: null_weight(weights, [row[rule] for row in rows]) for rule in RULES[:2]}
     return {
         "excess": rows,
@@ -111,6 +113,7 @@ def distances_over(
         if same is None:
             run = sample(net, arm.terms(), config, progress=False)
             features[name] = metrics.extract_features(torch.from_numpy(run["images"]))
+            labels = run["labels"]
         else:
             features[name] = features[same]
         print(name if same is None else f"{name} is {same}", flush=True)
@@ -118,7 +121,7 @@ def distances_over(
     def ratio(name: str, other: str) -> dict[str, float]:
         if features[name] is features[other]:
             return dict.fromkeys(("value", "low", "high"), 1.0)
-        return metrics.distance_ratio(features[name], features[other], reference)
+        return metrics.distance_ratio(features[name], features[other], reference, labels=labels)
 
     others = ("best of sweep", "none")
     return {name: {other: ratio(name, other) for other in others} for name in arms}

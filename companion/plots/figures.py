@@ -45,7 +45,7 @@ __all__ = [
 ]
 ROUND = (1, 2, 2.5, 5, 10)  # steps between ticks
 QUALITY = {
-    "fd": "Fréchet distance\n(lower is better)",
+    "fd_inf": "Fréchet distance, bias-\ncorrected (lower is better)",
     "kid": "KID\n(lower is better)",
     "precision": "precision, 0 to 1\n(higher is better)",
     "recall": "recall, 0 to 1\n(higher is better)",
@@ -400,7 +400,7 @@ def quality(
             ax.axvline(floor[metric]["value"], color=INK, ls=":", lw=1.2, zorder=1)
         ax.set_xlabel(name)
         ax.margins(x=0.2)
-        if metric in ("fd", "kid"):
+        if metric in ("fd_inf", "kid"):
             ax.autoscale_view()
             low, high = min(0, *(summary[arm][metric]["low"] for arm in arms)), ax.get_xlim()[1]
             ax.set_xlim(low - 0.04 * (high - low) * (low < 0), high)

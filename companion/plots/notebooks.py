@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from companion.plots import figures
 from companion.plots.style import ARMS, DIM, INK, WIDTH, arm_style, frame, line, ordered, style
 from nag.data.fashion_mnist import CLASSES
+from nag.evaluation.metrics import METRICS
+from nag.shift import late_time
 from nag.support.uncertainty import show, sign
 
 GUIDED = ("none", "nag", "cfg", "cfg+nag")
@@ -51,11 +53,11 @@ def posterior(readings: Mapping[str, np.ndarray], **labels: str) -> Figure:
     )
 
 
-def shift(curves: Mapping, **labels: str) -> Figure:
-    """`figures.shift_curves` of the arms in curves/shift*.json."""
+def shift(curves: Mapping, path: str = "linear", **labels: str) -> Figure:
+    """`figures.shift_curves` of the arms in curves/shift*.json of a path."""
     arms = {arm: curves[arm] for arm in GUIDED if arm in curves}
     delta = {arm: {end: np.array(v) for end, v in curve.items()} for arm, curve in arms.items()}
-    return figures.shift_curves(np.array(curves["times"]), delta, **labels)
+    return figures.shift_curves(np.array(curves["times"]), delta, late_time(path), **labels)
 
 
 @style()
@@ -76,8 +78,8 @@ def shift_table(numbers: Mapping[str, Mapping]) -> pd.DataFrame:
     """The arms of metrics/shift-FAMILY.json: late and middle shift and late spread in thousandths
     of t with 95 % intervals, and |late| over the unguided arm's."""
     columns = {
-        "late, 0 < t ≤ 0.2": "shift_late",
-        "middle, 0.4 ≤ t ≤ 0.9": "middle",
+        "late, σ/α ≤ 0.25": "shift_late",
+        "middle, σ/α 2/3 to 9": "middle",
         "spread over images, late": "spread_late",
     }
 
@@ -131,11 +133,11 @@ def damage(distance: pd.Series, half: int) -> Figure:
 def quality_table(quality: Mapping[str, Mapping]) -> pd.DataFrame:
     """The arms of metrics/quality-FAMILY.json with 95 % intervals, the distance over the unguided
     one's, and the recall lost."""
-    none, names = quality["none"], ("fd", "fd_inf", "kid", "precision", "recall")
+    none, names = quality["none"], METRICS
     rows = {
-        arm: {name: show(values[name], ".3f") for name in names}
+        arm: {name: show(values[name], ".3f") for name in names if name in values}
         | {
-            "distance / unguided": f"{values['fd']['value'] / none['fd']['value']:.2f}",
+            "distance / unguided": f"{values['fd_inf']['value'] / none['fd_inf']['value']:.2f}",
             "recall − unguided": f"{values['recall']['value'] - none['recall']['value']:+.3f}",
         }
         for arm, values in ((arm, quality[arm]) for arm in ordered(quality))
@@ -156,7 +158,7 @@ def excesses(found: Mapping, times_label: str = "noise level t (sampling →)") 
         ax.axvline(found["constant"][rule]["w"], color=DIM, ls="--")
         ax.plot(tried["w"], tried[rule], color=look["color"], marker=look["marker"])
         ax.set(xlabel="NAG weight w", title=title)
-    axes[0].set_ylabel("excess for t ≤ 0.2, in units of t")
+    axes[0].set_ylabel("late excess, in units of t")
     schedule = found["schedule"]
     axes[2].step(schedule["times"], schedule["weights"], where="post", color=look["color"])
     axes[2].invert_xaxis()

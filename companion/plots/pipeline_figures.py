@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from companion.plots import figures, notebooks
 from companion.plots.style import TITLES, save, solver_name
 from nag.data.fashion_mnist import load_fashion_mnist
+from nag.models import PATH_OF
 from nag.support.files import read_json
 from nag.support.uncertainty import show, sign
 
@@ -53,6 +54,7 @@ def shift(folder: Path, family: str, stochastic: bool = False, model: str = "") 
     none, nag = (_thousandths(found[prefix + arm]["shift_late"]) for arm in ("none", "nag"))
     return notebooks.shift(
         curves,
+        PATH_OF[family],
         title=f"{model or TITLES[family]}, {solver_name(curves['solver'])}: late shift × 1000 is "
         f"{none}, with NAG {nag}",
         note=_trajectories(curves, curves.get("control")) + " Bands: 95 % over images.",
@@ -91,7 +93,7 @@ def calibration(folder: Path, family: str, path: str) -> Figure:
     return figures.calibration(
         arrays,
         title=f"Estimator for {TITLES[family]}: coverage within {found['coverage_gap']:.3f}, "
-        f"bias for t ≤ 0.2 within {found['late_bias']:.4f}",
+        f"late bias within {found['late_bias']:.4f}",
         note=f"{len(arrays['pit'])} forward states of held-out images.",
     )
 

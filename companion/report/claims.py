@@ -11,7 +11,7 @@ from typing import Any
 from companion.published import fid_ratios
 from companion.report import rendering
 from companion.report.evidence import Place, Reader
-from companion.report.results import SAMPLERS
+from companion.report.results import SAMPLERS, STUDY
 from nag.support.files import read_json
 from nag.support.paths import DATA
 from nag.support.uncertainty import independent_ratio, outcome, verdict
@@ -30,14 +30,40 @@ def _interval(x: Mapping[str, Any]) -> Row:
     return {end: x[end] for end in ("value", "low", "high")}
 
 
+def _papers(reader: Reader, family: str) -> str | None:
+    """The file of the study of the paper's own sampler in 250 steps, if it has run."""
+    file = STUDY.format(family=family)
+    return file if reader.has(file) else None
+
+
+def _stochastic(reader: Reader, family: str) -> str:
+    """The stochastic sampler of a family with its steps."""
+    file = _papers(reader, family)
+    steps = (
+        reader.content(file)["steps"]
+        if file
+        else reader.content(f"results/curves/shift-sde-{family}.json")["steps"]
+    )
+    return f"{SAMPLERS[family][1]}, {steps} steps"
+
+
 def _of_samplers(reader: Reader, families: Sequence[str], key: str, arm: str = "none") -> list[Row]:
-    """One number of the shift files, of every family with both of its samplers."""
-    return [
-        {"family": family, "sampler": sampler}
-        | _interval(reader.result(f"shift-{family}", f"{prefix}{arm}/{key}"))
-        for family in families
-        for sampler, prefix in zip(SAMPLERS[family], ("", "sde-"), strict=True)
-    ]
+    """One number of the shift, of every family with both of its samplers: the stochastic one in the
+    paper's 250 steps where its study has run, else in fewer."""
+
+    def stochastic(family: str) -> Row:
+        if file := _papers(reader, family):
+            return _interval(reader.number(file, f"shift/{arm}/{key}"))
+        return _interval(reader.result(f"shift-{family}", f"sde-{arm}/{key}"))
+
+    rows = []
+    for family in families:
+        fast = _interval(reader.result(f"shift-{family}", f"{arm}/{key}"))
+        rows += [
+            {"family": family, "sampler": SAMPLERS[family][0]} | fast,
+            {"family": family, "sampler": _stochastic(reader, family)} | stochastic(family),
+        ]
+    return rows
 
 
 def _ratios(reader: Reader, families: Sequence[str], key: str) -> list[Row]:
@@ -46,6 +72,16 @@ def _ratios(reader: Reader, families: Sequence[str], key: str) -> list[Row]:
         {"family": family, "sampler": SAMPLERS[family][0]}
         | _interval(reader.result(f"ratios-{family}", key))
         for family in families
+    ]
+
+
+def _papers_ratios(reader: Reader, families: Sequence[str], key: str) -> list[Row]:
+    """The same with the paper's samplers, of the families whose study has run."""
+    return [
+        {"family": family, "sampler": _stochastic(reader, family)}
+        | _interval(reader.number(file, f"ratios/{key}"))
+        for family in families
+        if (file := _papers(reader, family))
     ]
 
 
@@ -80,7 +116,7 @@ def _over_cfg(reader: Reader, families: Sequence[str]) -> list[Row]:
     gains = _ratios(reader, families, "nag over none")
     distance = {
         family: {
-            arm: reader.result(f"quality-{family}", f"{arm}/fd/value")
+            arm: reader.result(f"quality-{family}", f"{arm}/fd_inf/value")
             for arm in ("none", "nag", "cfg")
         }
         for family in families
@@ -96,9 +132,14 @@ def _pair_over_cfg(reader: Reader, families: Sequence[str]) -> list[Row]:
 
 
 def _gains_compared(reader: Reader, families: Sequence[str]) -> list[Row]:
-    """SiT's ratio of NAG to no guidance over DiT's, with both; nothing without a DiT."""
-    gains = _ratios(reader, [f for f in ("sit", "dit") if f in families], "nag over none")
-    return [independent_ratio(*gains) | {"gains": gains}] if len(gains) == 2 else []
+    """SiT's ratio of NAG to no guidance over DiT's, with both: of the deterministic samplers, and
+    of the paper's where both studies have run; nothing without a DiT."""
+    both = [f for f in ("sit", "dit") if f in families]
+    return [
+        independent_ratio(*gains) | {"gains": gains}
+        for read in (_ratios, _papers_ratios)
+        if len(gains := read(reader, both, "nag over none")) == 2
+    ]
 
 
 def _nothing(reader: Reader, families: Sequence[str]) -> list[Row]:

@@ -22,6 +22,14 @@ class Reader:
         self._contents: dict[str, Any] = {}
         self._asked: dict[tuple[str, str], None] = {}
 
+    def has(self, file: str) -> bool:
+        """Whether a JSON file is there."""
+        try:
+            self.content(file)
+        except FileNotFoundError:
+            return False
+        return True
+
     def content(self, file: str) -> Any:
         """All of a JSON file; raises FileNotFoundError or ValueError with advice."""
         if file not in self._contents:

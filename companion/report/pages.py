@@ -20,6 +20,7 @@ from companion.report.results import (
     SAMPLERS,
     build_summary,
     over_unguided,
+    ratios_to_unguided,
 )
 from nag.integrations.levels import REFUSED
 from nag.rivals.methods import METHODS
@@ -121,6 +122,7 @@ def _facts(reader: Reader) -> dict:
         "auto": {f: reader.content(f"results/metrics/auto-{f}.json") for f in FAMILIES},
         "bench": stored("results/bench.json"),
         "campaign": stored("results/campaign.json"),
+        "bounds": reader.content(f"results/metrics/ratios-{FAMILIES[0]}.json"),
         "capabilities": capabilities,
         "families": FAMILIES,
         "integrations": reader.content("results/integrations.json"),
@@ -134,8 +136,13 @@ def _facts(reader: Reader) -> dict:
         "overhead": overhead,
         "pages": PAGES,
         "paper": fid_ratios(),
-        "ratios": over_unguided(summary),
-        "ratios_corrected": over_unguided(summary, "fd_inf"),
+        "headline": {
+            (family, space, sampler): ratios_to_unguided(reader, summary, family, space, sampler)
+            for family in FAMILIES
+            for space in ("first", "second")
+            for sampler in summary[family]
+        },
+        "ratios_raw": over_unguided(summary, "fd"),
         "rivals": [
             reader.content(f"studies/results/metrics/{name}.json")
             for name in ("rivals", "rivals-sde")

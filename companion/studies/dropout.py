@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from companion.experiments import study
 from companion.experiments.generate import Arm, SampleConfig
+from companion.experiments.spaces import Features
 from companion.pipeline import fingerprint
 from nag import checkpoint
 from nag.data import fashion_mnist
-from nag.evaluation import metrics
 from nag.models import DiT
 from nag.pretrained.further_training import FurtherConfig, forget, held_out_errors, run
 from nag.pretrained.null_branch import INITIAL, add_null, load_null
@@ -80,12 +79,12 @@ def held_out(found: Mapping[str, Mapping[bool, Tensor]], base: str) -> dict[str,
 @dataclass(frozen=True)
 class Sampling:
     """How arms are sampled, on the seeds of the report or on those that weights are chosen on, and
-    the features `real` (M, 192) that distances are to; a fifth of them when tuning.
+    the features `real` of M images that distances are to; a fifth of them when tuning.
     """
 
     report: SampleConfig
     tuning: SampleConfig
-    real: Tensor
+    real: Features
     reader: Estimator
     process: str
     folder: Path
@@ -154,7 +153,7 @@ def compare_rates(
     base: str,
     others: Sequence[str],
     repeats: Sequence[str],
-    real: Tensor,
+    real: Features,
 ) -> dict:
     """NAG's gain at every rate, and each rate beside the mean of the base and its repeats.
 
@@ -169,11 +168,16 @@ def compare_rates(
     networks = dict.fromkeys([*same, *others])
     gain = {name: over(f"{name} NAG", f"{name} none") for name in networks}
     guided = {name: over(f"{name} NAG", f"{base} NAG") for name in [base, *others]}
+    with_nag = [rows[f"{name} NAG"] for name in networks]
+    log_distance = dict(zip(networks, study.log_distances(with_nag, real), strict=True))
+    corrected = all(x["bias_corrected"] for x in [*gain.values(), *guided.values()])
+    if not (corrected and np.isfinite([*log_distance.values()]).all()):
+        raw = study.log_distances(with_nag, real, corrected=False)
+        log_distance = dict(zip(networks, raw, strict=True))
+        gain, guided = (
+            {name: study.uncorrected(x) for name, x in of.items()} for of in (gain, guided)
+        )
     log_gain = {name: np.log(gain[name]["value"]) for name in networks}
-    log_distance = {
-        name: np.log(metrics.frechet(torch.from_numpy(rows[f"{name} NAG"]["features"]), real))
-        for name in networks
-    }
 
     def beside(name: str, logs: Mapping[str, float], over_base: Mapping) -> dict:
         """exp(log of one network - mean of base and repeats); `over_base` has the error over

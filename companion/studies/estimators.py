@@ -22,7 +22,14 @@ from nag.estimator import NoiseEstimator, calibration, estimator_loss, posterior
 from nag.evaluation import other_estimators
 from nag.interpolant import PATHS, add_noise
 from nag.models import DiT
-from nag.shift import LATE, estimated_times, forward_states, is_late, late_ratio, noise_shift
+from nag.shift import (
+    estimated_times,
+    forward_states,
+    is_late,
+    late_ratio,
+    late_time,
+    noise_shift,
+)
 from nag.support.paths import CHECKPOINTS
 from nag.support.rng import generator
 from nag.support.uncertainty import Interval, around, interval
@@ -99,15 +106,15 @@ def calibration_table(
 
     "coverage gap": the largest difference between how often central intervals of the posterior
     contain the truth and how often they should; None without a posterior. "late bias": the largest
-    mean error of a bin of t <= 0.2 (of all of them without a posterior). "rms": the error of one
+    mean error of a late bin (of all of them without a posterior). "rms": the error of one
     image there. "answered": the share of states with an answer. The last two rows are the wavelet
     estimate before its bias is taken off, and the energy of single images."""
     n, gen = len(held_out), generator(0, 4)
     t = (torch.arange(n) + 0.5) / n
     t = t[torch.randperm(n, generator=gen)].clamp(2e-3, 1 - 2e-3)
-    t = torch.cat([t, 0.2 * t])
+    t = torch.cat([t, late_time(path) * t])
     noise = torch.randn(2 * n, *held_out.shape[1:], generator=gen)
-    x_t, late = add_noise(held_out.repeat(2, 1, 1, 1), noise, t, path), (t <= LATE).numpy()
+    x_t, late = add_noise(held_out.repeat(2, 1, 1, 1), noise, t, path), is_late(t.numpy(), path)
     moment = float(other_estimators.energy(images[:5000]).mean())
     raw: dict[str, Reader] = {
         "wavelet, raw": partial(other_estimators.wavelet_time, path=path),
@@ -128,7 +135,7 @@ def calibration_table(
             found = calibration(nets[name], x_t, t, bins=[0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1])
             rows[name] |= {
                 "coverage gap": float(np.abs(found["coverage"] - found["level"]).max()),
-                "late bias": float(np.abs(found["bias"][found["t"] <= LATE]).max()),
+                "late bias": float(np.abs(found["bias"][is_late(found["t"], path)]).max()),
             }
     return rows
 
@@ -169,7 +176,7 @@ def foreign_errors(
     path: str,
 ) -> tuple[dict, dict]:
     """Mean readings of known levels: (bias on real images {estimator: {t: bias}}, {kind of image:
-    {estimator: interval}} of the mean error over t <= 0.2 minus that on real images).
+    {estimator: interval}} of the mean late error minus that on real images).
 
     The last kind is no foreign image but the paper's Statement 1: real images with extra noise at
     the nominal alpha_t, as much as makes a level that is `known` higher."""
@@ -180,7 +187,7 @@ def foreign_errors(
     more = PATHS[path](grid + known).sigma - PATHS[path](grid).sigma
     extra = more.float().view(1, -1, 1, 1, 1) * noise
     states["known extra noise"] = states["real images"] + extra
-    late, bias = grid.numpy() <= LATE, {}
+    late, bias = is_late(grid.numpy(), path), {}
     errors: dict[str, dict[str, Interval]] = {}
     for name, reader in readers.items():
         readings = {kind: estimated_times(reader, x) for kind, x in states.items()}

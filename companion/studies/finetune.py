@@ -13,8 +13,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from companion.experiments import study
+from companion.experiments import spaces, study
 from companion.experiments.generate import Arm, SampleConfig
+from companion.experiments.spaces import Features
 from nag import checkpoint
 from nag.data import fashion_mnist
 from nag.data.latents import open_latents
@@ -213,7 +214,7 @@ def late_shift(row: study.Row, images: Tensor, path: str, reader: Callable) -> d
     n = min(len(images), max(200, 2 * len(row["levels"])))
     x0 = fashion_mnist.to_float(images)[torch.linspace(0, len(images) - 1, n).long()]
     control = estimated_times(reader, forward_states(x0, row["times"], path))
-    late = noise_shift(row["levels"], control, row["times"])["late"]
+    late = noise_shift(row["levels"], control, row["times"], path=path)["late"]
     return {end: float(x) for end, x in late.items()} | {"n": len(row["levels"])}
 
 
@@ -265,7 +266,7 @@ def choose(
 def ratio_over_runs(
     with_nag: tuple[study.Row, list[study.Row]],
     without: tuple[study.Row, list[study.Row]],
-    real: Tensor,
+    real: Features,
 ) -> dict:
     """Fréchet ratio, paired by seed, whose interval joins two errors: of the images, and of the
     fine-tuning runs by the spread of their own ratios (Student's t).
@@ -275,7 +276,10 @@ def ratio_over_runs(
     pairs = list(zip(with_nag[1], without[1], strict=True))
     if len(pairs) < 2 or len(pairs[0][0]["features"]) < OF_ONE_RUN:
         return found | {"runs": []}
-    runs = [study.ratio(a, b, real)["value"] for a, b in pairs]
+    each = [study.ratio(a, b, real) for a, b in pairs]
+    if not all(x["bias_corrected"] for x in [found, *each]):
+        found, each = study.uncorrected(found), [study.uncorrected(x) for x in each]
+    runs = [x["value"] for x in each]
     error = np.std(np.log(runs), ddof=1) / len(runs) ** 0.5
     over_images = {"low": found["low"], "high": found["high"]}
     return over_trainings(found, error, len(runs)) | {"runs": runs, "over_images": over_images}
@@ -285,20 +289,21 @@ def mean_ratio(ratios: Mapping[str, dict], arms: Mapping[str, dict]) -> dict:
     """Mean distance of the three baselines with NAG over that without: their ratios weighted by the
     distances without. Their errors are taken to go together: the networks are the same.
 
-    "bias_off" is that of the bias-corrected distances, where all arms have one and both means are
-    above zero."""
-    fd = {base: arms[base]["fd"]["value"] for base in PAIRS}
-    found: dict = {
-        end: float(sum(fd[base] / sum(fd.values()) * ratios[base][end] for base in PAIRS))
-        for end in ("value", "low", "high")
-    }
-    if all("fd_inf" in arm for arm in arms.values()):
-        top, bottom = (
-            sum(arms[name]["fd_inf"]["value"] for name in names)
-            for names in (PAIRS.values(), PAIRS)
-        )
-        found["bias_off"] = {"value": top / bottom} if min(top, bottom) > 0 else None
-    return found | {"n": ratios["none"]["n"]}
+    Of bias-corrected distances where all ratios are; "raw" is then that of the others."""
+
+    def mean(metric: str, of: Mapping[str, Mapping]) -> dict:
+        distance = {base: arms[base][metric]["value"] for base in PAIRS}
+        total = sum(distance.values())
+        return {
+            end: float(sum(distance[base] / total * of[base][end] for base in PAIRS))
+            for end in ("value", "low", "high")
+        }
+
+    n = {"n": ratios["none"]["n"]}
+    raw = mean("fd", {base: x.get("raw", x) for base, x in ratios.items()})
+    if not all(x.get("bias_corrected") for x in ratios.values()):
+        return raw | n | {"bias_corrected": False, "raw": raw}
+    return mean("fd_inf", ratios) | n | {"bias_corrected": True, "raw": raw}
 
 
 def paper_ratios(dataset: str = "") -> dict[str, float]:
@@ -348,11 +353,11 @@ def with_settings(arms: Mapping[str, dict], chosen: Mapping[str, Arm]) -> dict[s
     }
 
 
-def floor(task: Task, seed: int, real: Tensor) -> dict:
+def floor(task: Task, seed: int, real: Features) -> dict:
     """How far the images fine-tuned on are from the held-out ones themselves."""
-    seen = study.reference(seen_images(task, seed)[0]).numpy()
-    found = study.quality({"floor": {"features": seen}}, real, resamples=20)
-    return {"reference": len(real)} | found
+    images, labels = seen_images(task, seed)[:2]
+    found = spaces.quality(spaces.features_of(images), real, labels, resamples=20)
+    return {"reference": len(real), "floor": found}
 
 
 def record(task: Task, found: Found, dataset: str) -> dict:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from companion.experiments import study
 from companion.experiments.generate import Arm, SampleConfig
+from companion.experiments.spaces import Features
 from companion.studies.families import Family
 from companion.studies.intervals import ENDS, numbers
 from nag.ddpm import LEVELS
@@ -20,7 +21,7 @@ from nag.interpolant import PATHS
 from nag.models import PATH_OF
 from nag.samplers.registry import resolve
 from nag.samplers.time_grids import grid as grid_of
-from nag.shift import is_late, read_at
+from nag.shift import ranges, read_at
 from nag.support.files import read_json
 from nag.support.paths import METRICS
 from nag.support.uncertainty import Interval, bootstrap, interval
@@ -80,7 +81,7 @@ def grid_arm(
 
 
 def tuned_weight(
-    kept: Path, family: Family, config: SampleConfig, weights: Sequence[float], real: Tensor
+    kept: Path, family: Family, config: SampleConfig, weights: Sequence[float], real: Features
 ) -> dict:
     """`study.tuned` by the bias-corrected distance on the seeds of `config`."""
 
@@ -96,7 +97,7 @@ def weights_of(
     grids: Sequence[str],
     weights: Sequence[float],
     config: SampleConfig,
-    real: Tensor,
+    real: Features,
 ) -> tuple[dict[str, float], list[dict], list[str]]:
     """NAG's weight on every grid, all distances that decided them, and the grids whose weight is at
     an end of the list. The first grid is the usual one, whose weight notebook 4 chose; the others
@@ -174,7 +175,7 @@ def enough(rows: Rows) -> Rows:
     return {key: row for key, row in rows.items() if len(row["seeds"]) >= ENOUGH}
 
 
-def to_usual(rows: Rows, usual: Mapping[str, str], real: Tensor) -> dict[Key, dict]:
+def to_usual(rows: Rows, usual: Mapping[str, str], real: Features) -> dict[Key, dict]:
     """Fréchet ratio of each grid over the usual one, for the same guidance, steps and seeds."""
     return {
         (family, grid, arm): study.ratio(row, rows[family, usual[family], arm], real)
@@ -183,7 +184,7 @@ def to_usual(rows: Rows, usual: Mapping[str, str], real: Tensor) -> dict[Key, di
     }
 
 
-def to_none(rows: Rows, real: Tensor) -> dict[Key, dict]:
+def to_none(rows: Rows, real: Features) -> dict[Key, dict]:
     """Fréchet ratio of NAG over no guidance on the same grid."""
     return {
         (*key[:2], "nag"): study.ratio(row, rows[*key[:2], "none"], real)
@@ -195,16 +196,21 @@ def to_none(rows: Rows, real: Tensor) -> dict[Key, dict]:
 # ---- noise shift
 
 
-def has_shift(row: study.Row) -> bool:
-    at = row["times"]
-    return bool(len(row["levels"]) and is_late(at).any() and ((at >= 0.4) & (at <= 0.9)).any())
+def has_shift(row: study.Row, path: str) -> bool:
+    """Whether there are states to read a shift from, late and in the middle."""
+    try:
+        ranges(row["times"], path)
+    except ValueError:
+        return False
+    return bool(len(row["levels"]))
 
 
 def shifts_at(rows: Rows, family: Family, resamples: int) -> dict[tuple, tuple]:
     """Shift at t = 0.1 and 0.2 with its draws, {(family, grid, arm, t): (value, draws)}, between
     the states on either side. Below the least t of its training the estimator knows nothing, so a
     grid without a state between is left out."""
-    mine = {key: row for key, row in rows.items() if key[0] == family.name and has_shift(row)}
+    mine = {key: row for key, row in rows.items() if key[0] == family.name}
+    mine = {key: row for key, row in mine.items() if has_shift(row, family.path)}
     found: dict[tuple, tuple] = {}
     for key, shift in study.shifts(mine, family.path, family.reader, resamples).items():
         times = rows[key]["times"]
@@ -244,7 +250,7 @@ def column(shift_at: Mapping[tuple, Interval], t: float) -> dict[Key, Interval]:
 
 
 def table(
-    rows: Rows, weights: Mapping, precision: str, real: Tensor, **columns: Mapping
+    rows: Rows, weights: Mapping, precision: str, real: Features, **columns: Mapping
 ) -> pd.DataFrame:
     """One line for each arm: what it is, its quality, and what `columns` have of it
     ({name: {key: interval}})."""

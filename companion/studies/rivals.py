@@ -13,11 +13,11 @@ from torch import Tensor
 
 from companion.experiments import bench, study
 from companion.experiments.generate import SampleConfig, sample
+from companion.experiments.spaces import Features
 from companion.pipeline import fingerprint
 from nag import checkpoint
 from nag.data import fashion_mnist
 from nag.estimator import NoiseEstimator
-from nag.evaluation import metrics
 from nag.models import DiT
 from nag.rivals.methods import METHODS, Parts, Plan, Setting, describe, plan, steps_for
 from nag.rivals.noise_level_correction import LevelHead, level_loss
@@ -231,7 +231,7 @@ def tuned_all(
 # ---- gains
 
 
-def compared(every: Mapping[str, Rows], arm: str, other: str, real: Tensor) -> dict:
+def compared(every: Mapping[str, Rows], arm: str, other: str, real: Features) -> dict:
     """Fréchet distance of one arm over that of another, with its 95 % interval over images and over
     trainings of the network.
 
@@ -245,26 +245,28 @@ def compared(every: Mapping[str, Rows], arm: str, other: str, real: Tensor) -> d
         ]
         return mean_ratio(ratios) | {"trainings": len(ratios)}
 
-    def logs(name: str) -> np.ndarray:
+    def logs(name: str, corrected: bool) -> np.ndarray:
         """Logarithms of an arm's distances, one of each network that has it."""
-        rows = [rows[name] for rows in every.values() if name in rows]
-        return np.log([metrics.frechet(torch.from_numpy(r["features"]), real) for r in rows])
+        mine = [rows[name] for rows in every.values() if name in rows]
+        return study.log_distances(mine, real, corrected)
 
     alike = {OWN: "none", f"{OWN}+nag": "nag"}  # the same of the base
-    ratio, others = study.ratio(base[arm], base[other], real), logs(alike.get(other, other))
+    ratio, names = study.ratio(base[arm], base[other], real), [arm, alike.get(other, other)]
     if other.startswith(OWN):  # both arms are of the one training
-        spread = np.std(logs(alike[arm]) - others, ddof=1)
-        return over_trainings(ratio, spread, k) | {"trainings": 1}
-    over_mean = np.exp(logs(arm)[0] - others.mean()) / ratio["value"]
-    ratio = {end: ratio[end] * over_mean for end in ("value", "low", "high")} | {
-        "n": ratio["n"],
-        "bias_off": None,
-    }
+        names[0] = alike[arm]
+    own, others = (logs(name, True) for name in names)
+    if not (ratio["bias_corrected"] and np.isfinite([*own, *others]).all()):
+        ratio = study.uncorrected(ratio)
+        own, others = (logs(name, False) for name in names)
+    if other.startswith(OWN):
+        return over_trainings(ratio, np.std(own - others, ddof=1), k) | {"trainings": 1}
+    over_mean = np.exp(own[0] - others.mean()) / ratio["value"]
+    ratio = ratio | {end: ratio[end] * over_mean for end in ("value", "low", "high")}
     spread = np.std(others, ddof=1) * (1 + 1 / k) ** 0.5
     return over_trainings(ratio, spread, k) | {"trainings": 1}
 
 
-def gains(every: Mapping[str, Rows], real: Tensor) -> dict:
+def gains(every: Mapping[str, Rows], real: Features) -> dict:
     """All ratios of a report: over the unguided arm, with NAG over without, with the rival over NAG
     alone, and each network's own over its unguided arm.
     """

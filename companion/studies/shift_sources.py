@@ -44,11 +44,15 @@ def mean_of(values: np.ndarray, resamples: int, seed: int = 0) -> Draws:
 
 
 def late_shift(
-    sampled: np.ndarray, control: np.ndarray, times: np.ndarray, resamples: int
+    sampled: np.ndarray,
+    control: np.ndarray,
+    times: np.ndarray,
+    resamples: int,
+    path: str = "linear",
 ) -> Draws:
-    """Mean shift over 0 < t <= 0.2 of levels read from sampled and control states (M, K)."""
-    shift = noise_shift(sampled, control, times, resamples)
-    return np.r_[shift["late"]["value"], shift["draws"][:, is_late(times)].mean(1)]
+    """Late shift of levels read from sampled and control states (M, K) at times (K,)."""
+    shift = noise_shift(sampled, control, times, resamples, path=path)
+    return np.r_[shift["late"]["value"], shift["draws"][:, is_late(times, path)].mean(1)]
 
 
 def limit(curve: Curve, fit_from: int = 0) -> Draws:
@@ -169,26 +173,28 @@ def network_arms(kept: Path, family: Family, config: SampleConfig, steps: Sequen
 
 
 def network_numbers(
-    arms: Arms, control: np.ndarray, table_steps: int, fit_from: int, resamples: int
+    arms: Arms, control: np.ndarray, table_steps: int, fit_from: int, resamples: int, path: str
 ) -> dict:
     """Late shift by numbers of steps of both samplers, and the parts of the stochastic one's raw
     reading in `table_steps` steps: {"ode": record, "sde": record, "parts": {name: interval}}."""
     times = arms["ode", min(steps for _, steps in arms)]["times"]
     curves: dict[str, Curve] = {"ode": {}, "sde": {}}
     for (sampler, n), row in arms.items():
-        curves[sampler][n] = late_shift(row["levels"], control, times, resamples)
-    bias = estimator_bias(control, times, resamples)
+        curves[sampler][n] = late_shift(row["levels"], control, times, resamples, path)
+    bias = estimator_bias(control, times, resamples, path)
     parts = account(curves, bias, table_steps, fit_from)
-    raw = (arms["sde", table_steps]["levels"] - times)[:, is_late(times)].mean()
+    raw = (arms["sde", table_steps]["levels"] - times)[:, is_late(times, path)].mean()
     assert abs(sum(draws[0] for draws in parts.values()) - raw) < 1e-9, "the parts do not add up"
     records = {sampler: record(curve, fit_from) for sampler, curve in curves.items()}
     return records | {"parts": {name: number(draws) for name, draws in parts.items()}}
 
 
-def estimator_bias(control: np.ndarray, times: np.ndarray, resamples: int) -> Draws:
+def estimator_bias(
+    control: np.ndarray, times: np.ndarray, resamples: int, path: str = "linear"
+) -> Draws:
     """Late reading of forward states minus t. Its draws are those with which `noise_shift`
     resamples the control, so that bias and shift add up draw by draw."""
-    return mean_of((control - times)[:, is_late(times)], resamples, seed=1)
+    return mean_of((control - times)[:, is_late(times, path)], resamples, seed=1)
 
 
 def account(curves: Mapping[str, Curve], bias: Draws, steps: int, fit_from: int) -> dict:
@@ -216,8 +222,8 @@ def fresh_forward(
     states = forward_states(images, times, family.path, first_seed=5 * 10**6)
     levels = estimated_times(family.reader, states)
     return {
-        "raw": number(mean_of((levels - times)[:, is_late(times)], resamples)),
-        "less control": number(late_shift(levels, control, times, resamples)),
+        "raw": number(mean_of((levels - times)[:, is_late(times, family.path)], resamples)),
+        "less control": number(late_shift(levels, control, times, resamples, family.path)),
     }
 
 

@@ -68,8 +68,8 @@ def gains(ratios: Mapping[tuple[str, float], Mapping]) -> tuple[dict, bool]:
 
     One rule for all: few images draw a raw ratio towards one, the more the better a network is.
     """
-    corrected = all(found["bias_off"] for found in ratios.values())
-    return {k: x["bias_off"] if corrected else x for k, x in ratios.items()}, corrected
+    corrected = all(found["bias_corrected"] for found in ratios.values())
+    return {k: x if corrected else study.uncorrected(x) for k, x in ratios.items()}, corrected
 
 
 def measures(
@@ -98,7 +98,7 @@ def measures(
     return {
         "late shift, stochastic": {name: late((name, "sde")) for name in networks},
         "late shift, Euler": {name: late((name, "w=0")) for name in networks},
-        "log distance": {name: log_normal(quality[name, "w=0"]["fd"]) for name in networks},
+        "log distance": {name: log_normal(quality[name, "w=0"]["fd_inf"]) for name in networks},
         "held-out loss": {
             name: np.full(resamples + 1, x["held_out_loss"]) for name, x in networks.items()
         },
@@ -211,6 +211,7 @@ def described(
             "shift_ode": triple(shift[name, "w=0"]["late"]),
             "shift_nag": {f"w={w:g}": triple(shift[name, f"w={w:g}"]["late"]) for w in weights},
             "fd": {arm: triple(quality[name, arm]["fd"]) for arm in arms},
+            "fd_inf": {arm: triple(quality[name, arm]["fd_inf"]) for arm in arms},
             "ratio": {f"w={w:g}": triple(ratios[name, w]) for w in weights},
             "gain": {f"w={w:g}": triple(gain[name, w]) for w in weights},
         }
@@ -234,7 +235,7 @@ def records(
         if arm != "sde":
             found |= {k: quality[name, arm][k] for k in ("fd", "fd_inf", "precision", "recall")}
         if w:
-            found |= {"ratio": ratios[name, w], "ratio_bias_off": ratios[name, w]["bias_off"]}
+            found |= {"ratio": ratios[name, w], "ratio_raw": ratios[name, w]["raw"]}
         line = {"network": name, **networks[name], "w_nag": w, "solver": config.sampler}
         line |= {"steps": config.steps, "nfe": int(row["nfe"]), "n": len(row["seeds"])}
         line["images_per_second"] = len(row["seeds"]) / float(row["seconds"])

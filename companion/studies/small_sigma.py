@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from companion.experiments import study
+from companion.experiments.spaces import Features
 from companion.studies.families import Family
 from companion.studies.grids import (
     Key,
@@ -160,7 +161,7 @@ def largest_nag_over_v(small: Mapping) -> dict:
 # ---- arms
 
 
-def over_everywhere(rows: Rows, real: Tensor, what: str) -> dict[Key, dict]:
+def over_everywhere(rows: Rows, real: Features, what: str) -> dict[Key, dict]:
     """Fréchet ratio of the arms with `what` in their name over NAG everywhere, by seed."""
     ratios = {}
     for key, row in enough(rows).items():

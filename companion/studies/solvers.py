@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
-from torch import Tensor
 
 from companion.experiments import study
 from companion.experiments.generate import SampleConfig
+from companion.experiments.spaces import Features
 from nag.shift import Estimator, read_at
 from nag.support.uncertainty import Interval, interval
 
@@ -103,7 +103,7 @@ def name(arm: Sequence) -> str:
     return f"{arm[0]}-{arm[1]}-{arm[2]}"
 
 
-def ratios(rows: Mapping[Arm, study.Row], quality: Mapping, real: Tensor, catch: int) -> dict:
+def ratios(rows: Mapping[Arm, study.Row], quality: Mapping, real: Features, catch: int) -> dict:
     """All ratios of distances that the study compares, paired by seed.
 
     NAG over none at equal evaluations; NAG at `catch` evaluations over none at as many and more;
@@ -114,7 +114,7 @@ def ratios(rows: Mapping[Arm, study.Row], quality: Mapping, real: Tensor, catch:
         return study.ratio(rows[one], rows[other], real)
 
     def distance(arm: Arm) -> float:
-        return quality[arm]["fd"]["value"]
+        return quality[arm]["fd_inf"]["value"]
 
     guided = [arm for arm in rows if arm[3] == "nag"]
     unguided = [arm for arm in rows if arm[3] == "none"]
@@ -202,7 +202,7 @@ def measure(
     chosen: Mapping[Cell, Mapping],
     quality: Mapping,
     shift: Mapping[str, Mapping[str, Interval]],
-    real: Tensor,
+    real: Features,
     catch: int,
 ) -> dict:
     """The numbers of the study: weights, ratios, and shifts at equal steps."""
@@ -262,6 +262,6 @@ def table_rows(
         if guided:
             found = equal[name(arm)]
             line |= {f"ratio_{end}": found[end] for end in ("value", "low", "high")}
-            line["ratio_bias_off"] = found["bias_off"] and found["bias_off"]["value"]
+            line["ratio_raw"] = found["raw"]["value"]
         lines.append(line)
     return lines

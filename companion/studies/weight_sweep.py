@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from companion.experiments import study
 from companion.experiments.generate import Arm, SampleConfig
+from companion.experiments.spaces import Features
 from nag.evaluation import metrics
 from nag.models import DiT
 from nag.samplers.registry import resolve
@@ -98,7 +98,7 @@ def take(
 def first_images(rows: Mapping[Point, study.Row], n: int) -> dict[Point, study.Row]:
     """The same arms with their first n images only, so that all cells have as many."""
     return {
-        p: row | {name: row[name][:n] for name in ("features", "seeds", "labels")}
+        p: row | {name: row[name][:n] for name in ("features", "second", "seeds", "labels")}
         for p, row in rows.items()
     }
 
@@ -112,7 +112,10 @@ def late_shifts(rows: Mapping[Point, study.Row], process: str, reader: Estimator
 
 
 def recall_draws(
-    rows: Mapping[Point, study.Row], values: Mapping[Point, np.ndarray], real: Tensor, resamples=100
+    rows: Mapping[Point, study.Row],
+    values: Mapping[Point, np.ndarray],
+    real: Features,
+    resamples=100,
 ) -> dict[Point, np.ndarray]:
     """Draws (resamples, 2) of distance and recall around their values, paired over all points.
 
@@ -121,7 +124,7 @@ def recall_draws(
     draws = {}
     for p, row in rows.items():
         features = torch.from_numpy(row["features"])
-        found = metrics.resampled(features, real, resamples=resamples, labels=row["labels"])
+        found = metrics.resampled(features, real.first, resamples=resamples, labels=row["labels"])
         of_80 = np.stack([found["fd"], found["recall"]], axis=1)
         draws[p] = values[p] + stretch(len(features)) * (of_80 - of_80.mean(0))
     return draws
@@ -189,7 +192,7 @@ def measure(
     on: Map,
     n_images: int,
     late: Mapping[str, Mapping[Point, Interval]],
-    real: Tensor,
+    real: Features,
     resamples: int = 100,
 ) -> dict:
     """The numbers of the study from the arms of all points.

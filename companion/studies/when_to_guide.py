@@ -10,6 +10,7 @@ from torch import Tensor
 
 from companion.experiments import study
 from companion.experiments.generate import Arm, labels_of
+from companion.experiments.spaces import Features
 from nag.auto_weight import ScheduledArm, weight_schedule
 from nag.data import fashion_mnist
 from nag.models import DiT
@@ -106,7 +107,7 @@ def repeated(over: Mapping[str, Mapping]) -> list[str]:
     return list(dict.fromkeys([best, *estimators, EVERYWHERE, NONE]))
 
 
-def over_everywhere(rows: Mapping[str, study.Row], real: Tensor) -> dict[str, dict]:
+def over_everywhere(rows: Mapping[str, study.Row], real: Features) -> dict[str, dict]:
     """Ratio of every arm's distance to that of NAG everywhere, paired by seed."""
     return {
         name: study.ratio(row, rows[EVERYWHERE], real)
@@ -121,7 +122,7 @@ def measure(
     tuned: Mapping[str, Mapping],
     mean_w: Mapping[str, float],
     shift: Mapping[str, Mapping],
-    real: Tensor,
+    real: Features,
 ) -> dict:
     """The numbers of the study: ratios on both sets of seeds, weights, and late shifts."""
     over = over_everywhere(rows, real)

@@ -27,6 +27,7 @@ from nag.evaluation.features import FASHION, INCEPTION, extract_features, regist
 from nag.support.uncertainty import (
     KEEP,
     Z95,
+    Interval,
     around,
     bias_corrected,
     by_factor,
@@ -41,21 +42,20 @@ __all__ = [
     "INCEPTION",
     "METRICS",
     "distance_ratio",
-    "distance_ratios",
     "distances",
     "extract_features",
     "frechet",
+    "frechet_intervals",
     "frechet_to",
     "register_extractor",
     "resampled",
     "with_intervals",
 ]
 
-METRICS = ("fd", "fd_inf", "kid", "precision", "recall")
+METRICS = ("fd", "fd_inf", "fd_inf_second", "kid", "precision", "recall")
 KID_SUBSET, KID_SUBSETS = 1000, 50
 LIMITS = {
     "fd": (0.0, math.inf),
-    "fd_inf": (-math.inf, math.inf),
     "kid": (-math.inf, math.inf),
     "recall": (0.0, 1.0),
 }
@@ -220,6 +220,32 @@ def resampled(
 # ---- with intervals
 
 
+def frechet_intervals(
+    features: Tensor,
+    reference: Tensor,
+    resamples: int = 100,
+    seed: int = 0,
+    labels: Sequence[int] | np.ndarray | None = None,
+    allow_rank_deficient: bool = False,
+) -> dict[str, Interval]:
+    """{"fd", "fd_inf"} with 95 % intervals over the N generated images, as `with_intervals` has
+    them, without what takes longer."""
+    n = len(features)
+    _check(features, reference, 1, allow_rank_deficient, keep=KEEP)
+    draws = _frechet_draws(features, reference, list(subsets(n, resamples, seed, labels)))
+    return _frechet_with_interval(frechet(features, reference), draws, n)
+
+
+def _frechet_with_interval(value: float, draws: np.ndarray, n: int) -> dict[str, Interval]:
+    """The distance, raw and bias-corrected, from the value on n images and its draws on subsets."""
+    error = float(jackknife(draws, n))
+    corrected = bias_corrected(value, draws, n)
+    return {
+        "fd": around(value, error, LIMITS["fd"]),
+        "fd_inf": around(corrected, corrected_error(error, n, len(draws))),
+    }
+
+
 def with_intervals(
     features: Tensor,
     reference: Tensor,
@@ -228,13 +254,15 @@ def with_intervals(
     seed: int = 0,
     allow_rank_deficient: bool = False,
     labels: Sequence[int] | np.ndarray | None = None,
+    second: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """`distances` with 95 % intervals over the N generated images: {metric: {"value", "low",
     "high", "n"}}.
 
     The interval is for the value at this N, against these real images. "fd_inf" is the
     bias-corrected Fréchet distance, the limit of FD(n) = FD_inf + c / n (Chong and Forsyth, 2020),
-    here between N images and subsets of 80 % of them.
+    here between N images and subsets of 80 % of them. With `second`, the features (N, E) and
+    (M, E) of the same images in another space, "fd_inf_second" is that distance there.
 
     `labels` (N,) are the classes of the generated images. Give them if their numbers were fixed,
     as in a balanced set: subsets then keep the share of every class. Without labels the numbers
@@ -251,31 +279,34 @@ def with_intervals(
     n = len(features)
     drawn = resampled(features, reference, k, resamples, seed, labels)
     value = distances(features, reference, k, seed, allow_rank_deficient)
-    errors = jackknife(np.stack([*drawn.values()], axis=1), n)
-    error = dict(zip(drawn, errors, strict=True))
-    value["fd_inf"] = bias_corrected(value["fd"], drawn["fd"], n)
-    error["fd_inf"] = corrected_error(error["fd"], n, resamples)
-    found = {name: around(value[name], error[name], LIMITS[name]) for name in error}
+    found: dict[str, Interval] = dict(_frechet_with_interval(value["fd"], drawn["fd"], n))
+    if second is not None:
+        of = frechet_intervals(*second, resamples, seed, labels, allow_rank_deficient)
+        found["fd_inf_second"] = of["fd_inf"]
+    for name in ("kid", "recall"):
+        found[name] = around(value[name], float(jackknife(drawn[name], n)), LIMITS[name])
     # precision is a mean over images that are independent given the real ones
     found["precision"] = wilson(value["precision"], n)
-    return {name: {**found[name], "n": n} for name in METRICS}
+    return {name: {**found[name], "n": n} for name in METRICS if name in found}
 
 
-def distance_ratios(
+def distance_ratio(
     features: Tensor,
     baseline: Tensor,
     reference: Tensor,
     resamples: int = 100,
     seed: int = 0,
     labels: Sequence[int] | np.ndarray | None = None,
-) -> tuple[dict, dict | None]:
-    """Fréchet ratio of one set (N, D) over another made from the same N seeds: (raw,
-    bias-corrected), each {"value", "low", "high", "n"}.
+) -> dict[str, Any]:
+    """Fréchet ratio of one set (N, D) over another made from the same N seeds: {"value", "low",
+    "high", "n", "bias_corrected", "raw"}.
 
-    The bias-corrected one is None unless both distances are above zero. Paired: both sets are
-    measured on the same subsets, so what they share cancels (jackknife of the log ratio). `labels`
-    as in `with_intervals`. Raises ValueError for sets of other sizes, and as `with_intervals`
-    does."""
+    The value is the ratio of the bias-corrected distances, and "raw" that of the distances at this
+    N, which their common bias draws towards one. Where a corrected distance is not above zero there
+    is no such ratio: then the value is the raw one and "bias_corrected" False. Paired: both sets
+    are measured on the same subsets, so what they share cancels (jackknife of the log ratio).
+    `labels` as in `with_intervals`. Raises ValueError for sets of other sizes, and as
+    `with_intervals` does."""
     n = len(features)
     if n != len(baseline):
         raise ValueError(
@@ -289,21 +320,8 @@ def distance_ratios(
     bottoms = _frechet_draws(baseline, reference, chosen)
     raw = by_factor(top / bottom, Z95 * jackknife(np.log(tops / bottoms), n))
     top, bottom = bias_corrected(top, tops, n), bias_corrected(bottom, bottoms, n)
-    if min(top, bottom) <= 0:
-        return {**raw, "n": n}, None
+    corrected = min(top, bottom) > 0
     # to first order; a draw's own bias is larger than that of all N, but only its spread is used
-    log_draws = tops / top - bottoms / bottom
-    corrected = by_factor(top / bottom, Z95 * jackknife(log_draws, n))
-    return {**raw, "n": n}, {**corrected, "n": n}
-
-
-def distance_ratio(
-    features: Tensor,
-    baseline: Tensor,
-    reference: Tensor,
-    resamples: int = 100,
-    seed: int = 0,
-    labels: Sequence[int] | np.ndarray | None = None,
-) -> dict:
-    """The raw one of `distance_ratios`."""
-    return distance_ratios(features, baseline, reference, resamples, seed, labels)[0]
+    half = Z95 * jackknife(tops / top - bottoms / bottom, n) if corrected else 0.0
+    shown = by_factor(top / bottom, half) if corrected else raw
+    return {**shown, "n": n, "bias_corrected": corrected, "raw": {**raw, "n": n}}

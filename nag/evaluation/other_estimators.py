@@ -255,7 +255,7 @@ def energy_shift(
     def levels(means: np.ndarray) -> np.ndarray:
         return set_levels(torch.from_numpy(means), grid, path, hold_alpha).numpy()
 
-    late = is_late(times)
+    late = is_late(times, path)
     delta = levels(sampled.mean(0)) - levels(control.mean(0))
     draws = levels(bootstrap(sampled, lambda a: a.mean(0), resamples, seed)) - levels(
         bootstrap(control, lambda a: a.mean(0), resamples, seed + 1)

@@ -35,9 +35,9 @@ OWN_SAMPLES = (
 class Diagnosis:
     """The noise shift of a recording: delta (K + 1,) at `times` (1 is noise), 95 % CI over images.
 
-    `late` and `middle` are its means over 0 < t <= 0.2 and 0.4 <= t <= 0.9, `growth` is late minus
-    middle, `spread` how much more the level differs from image to image late in sampling than in
-    the control."""
+    `late` and `middle` are its means where noise over signal, sigma / alpha, is at most 0.25 and
+    from 2/3 to 9, `growth` is late minus middle, `spread` how much more the level differs from
+    image to image late in sampling than in the control."""
 
     path: str
     times: list[float]
@@ -60,9 +60,10 @@ class Diagnosis:
             "inconclusive": "late in sampling, no noise shift is shown",
         }
         lines = [
-            f"Late noise shift (0 < t <= 0.2): {show(self.late, '+.4f')}: {said[sign(self.late)]}.",
-            f"Middle (0.4 <= t <= 0.9): {show(self.middle, '+.4f')}. Growth towards the data: "
-            f"{show(self.growth, '+.4f')}.",
+            f"Late noise shift (sigma / alpha <= 0.25): {show(self.late, '+.4f')}: "
+            f"{said[sign(self.late)]}.",
+            f"Middle (sigma / alpha from 2/3 to 9): {show(self.middle, '+.4f')}. Growth towards "
+            f"the data: {show(self.growth, '+.4f')}.",
             f"{self.n} sampled and {self.n_control} control images, {len(self.times)} levels of "
             f"the path {self.path!r}, 95 % CI over images.",
         ]
@@ -168,7 +169,7 @@ def diagnose(
             for k, part in enumerate(control.split(batch))
         ]
     )
-    shift = noise_shift(ours, forward, times.numpy(), resamples, seed)
+    shift = noise_shift(ours, forward, times.numpy(), resamples, seed, path=path)
     return Diagnosis(
         path=path,
         times=times.tolist(),

@@ -145,21 +145,33 @@ def corrected_error(error: float, n: int, resamples: int) -> float:
 
 
 def independent_ratio(a: Mapping[str, float], b: Mapping[str, float]) -> Interval:
-    """a / b of two positive numbers with independent errors: their relative half-widths add in
-    squares, on the scale of the logarithm."""
-    halves = ((x["high"] - x["low"]) / 2 / x["value"] for x in (a, b))
-    return by_factor(a["value"] / b["value"], math.hypot(*halves))
+    """a / b of two positive numbers with independent errors: the half-widths of their logarithms
+    add in squares.
+
+    Of an interval that does not stay above zero the relative half-width is taken instead."""
+
+    def half(x: Mapping[str, float]) -> float:
+        if x["low"] > 0:
+            return math.log(x["high"] / x["low"]) / 2
+        return (x["high"] - x["low"]) / 2 / x["value"]
+
+    return by_factor(a["value"] / b["value"], math.hypot(half(a), half(b)))
 
 
-def over_trainings(ratio: Mapping[str, float], spread: float, trainings: int) -> dict:
+def over_trainings(ratio: Mapping[str, Any], spread: float, trainings: int) -> dict:
     """A ratio whose interval over images is joined with the error of its logarithm over trainings.
 
     `spread` is that error, one standard deviation, estimated from so many trainings (Student's t);
-    both half-widths add in squares. Other keys of `ratio` are kept."""
+    both half-widths add in squares, in the ratios under "raw" and "second" too. Other keys of
+    `ratio` are kept."""
     images = np.log(ratio["high"] / ratio["value"])
     half = np.hypot(images, scipy.stats.t.ppf(0.975, trainings - 1) * spread)
+    inner = {
+        k: over_trainings(ratio[k], spread, trainings) for k in ("raw", "second") if k in ratio
+    }
     return {
         **ratio,
+        **inner,
         "low": float(ratio["value"] * np.exp(-half)),
         "high": float(ratio["value"] * np.exp(half)),
     }
@@ -169,23 +181,25 @@ def mean_ratio(ratios: Sequence[Mapping]) -> dict:
     """Geometric mean of ratios, one of each training, with its 95 % interval over trainings and
     images.
 
-    {"value", "low", "high", "n", "bias_off"}: n is the sum of theirs, "bias_off" the mean of their
-    bias-corrected ratios, None unless all have one. The interval is the wider of two, both of the
-    logarithm: Student's t over the trainings, and the mean of their own over images, which more
-    trainings do not make narrower, since the same noise gives similar images in all of them."""
-    logs, k = np.log([found["value"] for found in ratios]), len(ratios)
-    half = np.mean([np.log(found["high"] / found["value"]) for found in ratios])
+    {"value", "low", "high", "n"}, n the sum of theirs. The interval is the wider of two, both of
+    the logarithm: Student's t over the trainings, and the mean of their own over images, which more
+    trainings do not make narrower, since the same noise gives similar images in all of them. Of
+    Fréchet ratios (`nag.evaluation.metrics.distance_ratio`) the mean has "raw", "bias_corrected"
+    and "second" as they have; it is raw unless all of them are bias-corrected."""
+    found: dict = {"n": sum(x["n"] for x in ratios)} if all("n" in x for x in ratios) else {}
+    if all("raw" in x for x in ratios):
+        found["raw"] = mean_ratio([x["raw"] for x in ratios])
+        found["bias_corrected"] = all(x["bias_corrected"] for x in ratios)
+        if not found["bias_corrected"]:
+            ratios = [{**x, **x["raw"]} for x in ratios]
+    if all("second" in x for x in ratios):
+        found["second"] = mean_ratio([x["second"] for x in ratios])
+    logs, k = np.log([x["value"] for x in ratios]), len(ratios)
+    half = np.mean([np.log(x["high"] / x["value"]) for x in ratios])
     if k > 1:
         half = max(half, scipy.stats.t.ppf(0.975, k - 1) * logs.std(ddof=1) / k**0.5)
     low, value, high = (float(np.exp(logs.mean() + end * half)) for end in (-1, 0, 1))
-    corrected: list = [found.get("bias_off") for found in ratios]
-    return {
-        "value": value,
-        "low": low,
-        "high": high,
-        "n": sum(found["n"] for found in ratios),
-        "bias_off": mean_ratio(corrected) if all(corrected) else None,
-    }
+    return {"value": value, "low": low, "high": high} | found
 
 
 # ---- in words

@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from nag.interpolant import PATHS, add_noise
+from nag.interpolant import PATHS, add_noise, time_of_ratio
 from nag.samplers.time_grids import uniform
 from nag.shift import (
     LATE,
+    MIDDLE,
     energy_residual,
     estimated_times,
     forward_states,
+    is_late,
     late_ratio,
     noise_shift,
     posterior_kde,
+    ranges,
     read_at,
     statement_1,
 )
@@ -122,12 +125,33 @@ def test_late_is_the_mean_over_the_last_fifth():
     control = np.random.default_rng(0).normal(size=(30, 1)) + times
     shift = noise_shift(control + truth, control, times, resamples=50)
     np.testing.assert_allclose(shift["delta"]["value"], truth, atol=1e-12)
-    assert LATE == 0.2
     assert shift["late"]["value"] == pytest.approx(0.1)
     assert shift["middle"]["value"] == pytest.approx(0.2)  # over 0.4 to 0.9
     assert shift["growth"]["value"] == pytest.approx(0.1 - 0.2)
     assert shift["spread"]["value"] == pytest.approx(0, abs=1e-12)
     assert shift["draws"].shape == (50, 9)
+
+
+@pytest.mark.parametrize("path", sorted(PATHS))
+def test_ranges_are_of_noise_over_signal_on_every_path(path):
+    """Times just inside and outside of each end, found by bisection of sigma_t / alpha_t."""
+    ends = torch.tensor([LATE, *MIDDLE], dtype=torch.float64)
+    late, low, high = time_of_ratio(ends, path).tolist()
+    times = np.array([0.99, high + 1e-4, high - 1e-4, low + 1e-4, low - 1e-4])
+    times = np.append(times, [late + 1e-4, late - 1e-4, 0.002, 0])
+    found = ranges(times, path)
+    assert found[0].tolist() == [False] * 6 + [True, True, False]
+    assert found[1].tolist() == [False] * 2 + [True] * 2 + [False] * 5
+
+
+def test_late_is_a_fifth_of_the_linear_path_and_a_fourteenth_of_ddpms():
+    times = np.arange(1000, 0, -1) / 1000
+    late = {path: times[is_late(times, path)].max() for path in ("linear", "ddpm")}
+    assert late == {"linear": 0.2, "ddpm": 0.073}
+    assert ranges(times)[1].sum() == 501  # 0.4 to 0.9, ends included
+    alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # Ho et al., 2020
+    expected = times[np.sqrt(1 / alpha_bar - 1)[::-1] <= LATE]
+    np.testing.assert_array_equal(times[is_late(times, "ddpm")], expected)
 
 
 def test_a_shift_is_read_between_two_states_and_nowhere_else():
@@ -181,7 +205,7 @@ def test_late_ratio_compares_two_arms_resampled_alike():
 
 def test_the_bootstrap_interval_covers_as_promised():
     rng, times, truth = np.random.default_rng(0), np.linspace(0.9, 0.09, 10), np.linspace(-1, 1, 10)
-    late = truth[times <= LATE].mean()
+    late = truth[times <= 0.2].mean()
     hits = []
     for _ in range(60):
         sampled, control = truth + rng.normal(0, 2, (60, 10)), rng.normal(0, 1, (80, 10))
@@ -227,7 +251,8 @@ def test_wrong_shapes_and_grids_are_refused():
     ):
         noise_shift(np.zeros((3, 21)), np.zeros((3, 20)), times)
     with pytest.raises(
-        ValueError, match=r"no time in \(0, 0.2\] or in \[0.4, 0.9\]: use more steps"
+        ValueError,
+        match=r"no time in \(0, 0.2\] or in \[0.4, 0.9\], late and middle.*: use more steps",
     ):
         noise_shift(np.zeros((3, 3)), np.zeros((3, 3)), np.array([1.0, 0.5, 0.0]))
 

@@ -274,7 +274,7 @@ def figure(numbers: Mapping, family: str) -> Figure:
         f"(convolutions): {seeds} seeds each, {numbers['images_seen']:,} images seen; "
         + "paper: the network itself with a last layer that regresses t; "
         * ("paper" in kinds)
-        + f"wavelet and energy: no training. Right: {numbers['held_out']} images, mean over "
-        "t ≤ 0.2. Bars: 95 % CI over images."
+        + f"wavelet and energy: no training. Right: {numbers['held_out']} images, mean of "
+        "the late levels. Bars: 95 % CI over images."
     )
     return style.frame(fig, title(numbers, family), note, handles)

@@ -60,7 +60,7 @@ def beside_paper(numbers: Mapping, published: pd.DataFrame) -> pd.DataFrame:
         PAIRS[base] if nag else base: {"paper": fid[base, nag]} for base in PAIRS for nag in (0, 1)
     }
     for name, line in lines.items():
-        line["ours"] = numbers["arms"][name]["fd"]["value"]
+        line["ours"] = distance(numbers["arms"][name])["value"]
         line["difference"] = line["ours"] - line["paper"]
     return pd.DataFrame(lines).T
 
@@ -68,15 +68,19 @@ def beside_paper(numbers: Mapping, published: pd.DataFrame) -> pd.DataFrame:
 # ---- sentences
 
 
-def corrected(ratio: Mapping) -> str:
-    """The ratio of the bias-corrected distances, where there is one."""
-    found = ratio.get("bias_off")
-    return f"bias-corrected {found['value']:.2f}; " if found else ""
+def distance(arm: Mapping) -> Mapping:
+    """An arm's bias-corrected Fréchet distance; at the paper's size its FID."""
+    return arm.get("fd_inf", arm["fd"])
+
+
+def uncorrected(ratio: Mapping) -> str:
+    """The ratio of the raw distances, beside a bias-corrected one."""
+    return f"raw {ratio['raw']['value']:.2f}; " if ratio.get("bias_corrected") else ""
 
 
 def said(ratio: Mapping) -> str:
     word = outcome(ratio)
-    return f"{show(ratio)} ({word}; {corrected(ratio)}the paper {ratio['paper']:.2f})"
+    return f"{show(ratio)} ({word}; {uncorrected(ratio)}the paper {ratio['paper']:.2f})"
 
 
 def verdicts(ratios: Mapping[str, Mapping]) -> dict[str, str]:
@@ -119,7 +123,7 @@ def answers(numbers: Mapping, name: str) -> dict[str, dict]:
         f"({NAMES[base]})"
         for base in PAIRS
     )
-    fd = {arm: x["fd"]["value"] for arm, x in arms.items()}
+    fd = {arm: distance(x)["value"] for arm, x in arms.items()}
     together = "better" if fd["dog+nag"] < min(fd["nag"], fd["dog"]) else "no better"
     beside_dog = (
         f"Domain Guidance alone has a {metric} of {fd['dog']:.1f} (no guidance {fd['none']:.1f}, "
@@ -134,7 +138,7 @@ def answers(numbers: Mapping, name: str) -> dict[str, dict]:
             f"paper {mean['paper']:.2f}).",
             "sentence": f"{who} ({protocol}), {metric} with NAG over without: {each}. {more}Recall "
             f"goes from {recall}. Mean {metric} of the three with NAG over that without: "
-            f"{show(mean)} ({corrected(mean)}the paper {mean['paper']:.2f}).",
+            f"{show(mean)} ({uncorrected(mean)}the paper {mean['paper']:.2f}).",
             "verdict": words["C9"],
             "key": "ratios",
         }
@@ -184,7 +188,7 @@ def _distances(ax: Axes, numbers: Mapping, published: pd.DataFrame | None) -> No
     """Distance of each arm: circle without NAG, square with it; diamonds are the paper's FIDs."""
     for y, (base, with_nag) in enumerate(PAIRS.items()):
         for k, (arm, marker) in enumerate(((base, "o"), (with_nag, "s"))):
-            x, place = numbers["arms"][arm]["fd"], y + 0.24 * (k - 0.5)
+            x, place = distance(numbers["arms"][arm]), y + 0.24 * (k - 0.5)
             ax.plot([x["low"], x["high"]], [place] * 2, color=COLORS[base])
             ax.plot(x["value"], place, marker=marker, color=COLORS[base])
             if published is not None:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from companion.plots import style
 from companion.plots.style import INK, TITLES, frame, line, panels, solver_name
+from companion.studies.tell.finetune import distance
 from nag.data import finetuning_sets
 from nag.support.files import read_json
 from nag.support.paths import DATA
@@ -99,7 +100,9 @@ def measured(found: Runs) -> pd.DataFrame:
     """Our distances with 95 % intervals, a row per run."""
     return pd.DataFrame(
         {
-            found.titles[key]: {name: show(run["arms"][arm]["fd"]) for arm, name in ARMS.items()}
+            found.titles[key]: {
+                name: show(distance(run["arms"][arm])) for arm, name in ARMS.items()
+            }
             for key, run in found.runs.items()
         }
     ).T
@@ -113,7 +116,7 @@ def columns(found: Runs) -> dict[str, pd.DataFrame]:
     paper = published()
     ours = pd.DataFrame(
         {
-            key: {arm: run["arms"][arm]["fd"]["value"] for arm in ARMS}
+            key: {arm: distance(run["arms"][arm])["value"] for arm in ARMS}
             for key, run in found.runs.items()
         }
     )
@@ -156,7 +159,9 @@ def ratios(found: Runs) -> dict[str, dict[str, dict]]:
         for key, run in found.runs.items()
     }
     if found.at_scale:
-        of = {arm: _mean([run["arms"][arm]["fd"] for run in found.runs.values()]) for arm in ARMS}
+        of = {
+            arm: _mean([distance(run["arms"][arm]) for run in found.runs.values()]) for arm in ARMS
+        }
         table["mean"] = {b: independent_ratio(of[nag], of[b]) for b, nag in PAIRS.items()}
     for key, row in table.items():
         for base, ratio in row.items():

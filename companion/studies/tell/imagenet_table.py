@@ -11,7 +11,7 @@ from nag.support.files import read_json
 from nag.support.uncertainty import Interval, independent_ratio, show, verdict
 
 ARMS = {"none": "none", "nag": "nag", "cfg": "cfg", "cfg-nag": "cfg+nag"}  # in files: in results
-METRICS = {"fid": "fd", "precision": "precision", "recall": "recall"}  # at scale: on the laptop
+METRICS = {"fid": "fd_inf", "precision": "precision", "recall": "recall"}  # at scale: on the laptop
 PAIRS = {"NAG over none": ("nag", "none"), "CFG+NAG over CFG": ("cfg-nag", "cfg")}
 CLAIMS = {"C7": "NAG over none", "C6": "CFG+NAG over CFG"}
 
@@ -35,7 +35,7 @@ def load(folder: Path, families: Sequence[str], presets: Path) -> Results:
         if at_scale:
             found = read_json(files[family])
             return {arm: {metric: found[arm][metric] for metric in METRICS} for arm in ARMS}
-        found = read_json(folder / "summary.json")[family]
+        found = read_json(folder / "summary.json")[family]["ode"]
         return {
             arm: {metric: found[name][mine] for metric, mine in METRICS.items()}
             for arm, name in ARMS.items()

@@ -145,10 +145,10 @@ def figure(numbers: Mapping, chains: Chains) -> Figure:
     note = (
         f"SiT on Fashion-MNIST; left {networks[chains['size'][0]]['images_seen']:,} training "
         f"images each, right {networks[chains['length'][0]]['parameters'] / 1e6:.2g} M parameters. "
-        f"Late shift: mean over 0 < t ≤ 0.2, {numbers['trajectories']} trajectories, "
+        f"Late shift: σ/α ≤ 0.25, {numbers['trajectories']} trajectories, "
         f"Euler–Maruyama {numbers['sde_steps']} steps, Euler {numbers['steps']}. Distance: Euler, "
-        f"N = {numbers['n']}{', bias-corrected' * numbers['gain_bias_off']}. Bars: 95 % CI over "
-        "images; open points: the same network from another training seed, moved to the right."
+        f"N = {numbers['n']}{', bias-corrected' * numbers['gain_bias_corrected']}. Bars: 95 % CI "
+        "over images; open points: the same network from another training seed, moved to the right."
     )
     handles = [line(**look) for look in (SOLVERS | looks).values()]
     return frame(fig, title(numbers), note, handles)
@@ -230,7 +230,7 @@ def _answer(numbers: Mapping, axis: str, chain: Sequence[str], ws: Sequence[str]
         f"From {span} (held-out loss {loss['first']:.3f} to {loss['last']:.3f}, "
         f"{TREND[sign(loss['per_doubling'])]}) the late shift goes "
         + ", ".join(_course(numbers, axis, solver, len(chain)) for solver in SHIFTS)
-        + f"; the{' bias-corrected' * numbers['gain_bias_off']} distance with NAG over that "
+        + f"; the{' bias-corrected' * numbers['gain_bias_corrected']} distance with NAG over that "
         "without goes " + ", ".join(_gain(numbers, axis, w) for w in ws)
     )
 

@@ -267,7 +267,7 @@ def figure(numbers: Mapping, table: pd.DataFrame, names: Mapping[str, str]) -> F
         drawing.log_axis(axes[0, 0])
         drawing.log_axis(axes[1, 0])
         axes[0, 0].set_ylabel("Fréchet ratio\nat equal evaluations")
-        axes[1, 0].set_ylabel("Fréchet distance\nat equal evaluations")
+        axes[1, 0].set_ylabel("Fréchet distance,\nbias-corrected")
         axes[2, 0].set_ylabel(f"shift at t = {numbers['shift_at']:g}, × 1000,\nat equal steps")
         handles = [style.line(**style.arm_style(arm)) for arm in ("none", "nag")]
         return style.frame(
@@ -340,7 +340,7 @@ def _distances(
                 (table.family == family) & (table.solver == solver) & (table.guidance == arm)
             ].sort_values("nfe")
             values = [
-                {"value": row.fd, "low": row.fd_low, "high": row.fd_high}
+                {"value": row.fd_inf, "low": row.fd_inf_low, "high": row.fd_inf_high}
                 for row in mine.itertuples()
             ]
             drawing.error_bars(ax, x + aside, values, **style.arm_style(arm))

@@ -25,8 +25,9 @@ def test_summary_has_the_largest_gap_and_late_bias():
         "t": [0.1, 0.2, 0.7],
         "bias": [0.01, -0.02, 0.5],
     }
-    found = calibration.summary(cal)
+    found = calibration.summary(cal, "linear")
     assert found["coverage_gap"] == pytest.approx(0.1) and found["late_bias"] == 0.02
+    assert calibration.summary(cal | {"t": [0.07, 0.1, 0.7]}, "ddpm")["late_bias"] == 0.01
 
 
 def test_calibration_asks_at_levels_on_an_even_grid():

@@ -8,6 +8,7 @@ import torch
 
 from companion.experiments import study
 from companion.experiments.generate import SampleConfig
+from companion.experiments.spaces import Features
 from nag.data import fashion_mnist
 from nag.guidance import noise_awareness
 from nag.interpolant import add_noise
@@ -18,17 +19,16 @@ pytestmark = pytest.mark.usefixtures("on_cpu")
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Sampling that is counted, and the mean and spread of an image in place of the extractor."""
+    """Sampling that is counted, and the mean and spread of an image in place of its features."""
     calls = []
     real = study.sample
     monkeypatch.setattr(study, "sample", lambda *a, **k: calls.append(1) or real(*a, **k))
-    monkeypatch.setattr(
-        study.metrics,
-        "extract_features",
-        lambda images: torch.stack(
-            [images.float().flatten(1).mean(1), images.float().flatten(1).std(1)], 1
-        ),
-    )
+
+    def features(images):
+        x = torch.from_numpy(images).float().flatten(1)
+        return Features(torch.stack([x.mean(1), x.std(1)], 1), x[:, :3])
+
+    monkeypatch.setattr(study.spaces, "features_of", features)
     return calls
 
 
@@ -44,43 +44,6 @@ def config(**changes):
         }
         | changes
     )
-
-
-def test_an_arm_is_made_once_for_each_key(tiny, tmp_path, counted):
-    net, path = tiny(), tmp_path / "arms/a.npz"
-    reader = lambda x: x.flatten(1).std(1)  # noqa: E731
-    first = study.arm(path, "k1", net, [], config(), reader)
-    again = study.arm(path, "k1", net, [], config(), reader)
-    assert len(counted) == 1 and all(np.array_equal(first[k], again[k]) for k in first)
-    other = study.arm(path, "k2", net, [noise_awareness(1.0)], config(), reader)
-    assert len(counted) == 2 and int(other["nfe"]) == 2 * int(first["nfe"])
-    assert (
-        first["levels"].shape == (5, 4)
-        and first["features"].shape == (12, 2)
-        and len(first["images"]) == 10
-    )
-    states = study.sample(net, [], config(), progress=False)["states"]
-    assert first["levels"] == pytest.approx(
-        states.astype(np.float32).reshape(5, 4, -1).std(2, ddof=1), rel=1e-4
-    )
-
-
-def test_without_a_reader_there_are_no_levels(tiny, tmp_path, counted):
-    assert study.arm(tmp_path / "a.npz", "k", tiny(), [], config())["levels"].shape == (0, 4)
-
-
-def test_another_solver_takes_the_named_ones_place(tiny, tmp_path, counted):
-    def stay(field, x, times, noise, path):
-        for t in times.tolist():
-            yield x, t
-
-    row = study.arm(tmp_path / "a.npz", "k", tiny(), [], config(), solver=stay)
-    assert int(row["nfe"]) == 0
-
-
-def test_keys_tell_settings_apart():
-    keys = [study.key_of(**{"steps": 5, "w": w}) for w in (1.0, 1.0, 1.5, None)]
-    assert keys[0] == keys[1] and len(set(keys)) == 3
 
 
 def write(path, text):
@@ -105,6 +68,11 @@ def test_an_arm_is_kept_under_everything_that_decides_it(tiny, tmp_path, counted
     first, again = take(), take()
     assert len(counted) == 1 and all(np.array_equal(first[k], again[k]) for k in first)
     assert first["levels"].shape == (5, 4) and first["features"].shape == (12, 2)
+    assert first["second"].shape == (12, 3) and len(first["images"]) == 10
+    states = study.sample(net, [], config(), progress=False)["states"]
+    read = states.astype(np.float32).reshape(5, 4, -1).std(2, ddof=1)
+    assert first["levels"] == pytest.approx(read, rel=1e-4)
+    counted.pop()
     assert capsys.readouterr().out.splitlines()[1] == (
         "a: 3 steps, 3 evaluations per image, 12 images from seed 0, kept"
     )
@@ -130,17 +98,18 @@ def test_an_arm_with_a_reader_names_its_estimator(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "best", "at_end"),
+    ("values", "best", "tried"),
     [
-        ({1: 3.0, 2: 1.0, 4: 2.0}, 2, False),
-        ({1: 0.5, 2: 1.0, 4: 2.0}, 1, True),
-        ({4: 0.1, 2: 1.0, 1: 2.0}, 4, True),
+        ({1: 3.0, 2: 1.0, 4: 2.0}, 2, {1, 2, 4}),
+        ({0.5: 0.6, 1: 0.5, 2: 1.0, 4: 2.0}, 1, {0.5, 1, 2, 4}),
+        ({1: 2.0, 2: 1.0, 4: 0.5, 8: 0.4, 16: 0.1}, 16, {1, 2, 4, 8, 16}),
     ],
 )
-def test_tuning_takes_the_least_distance_and_says_if_it_is_at_an_end(values, best, at_end):
-    found = study.tuned(values, lambda w: {"value": values[w], "low": 0.0, "high": 9.0})
-    assert (found["w"], found["at_end"]) == (best, at_end)
-    assert {float(w): v["value"] for w, v in found["tried"].items()} == values
+def test_tuning_goes_on_while_the_best_is_at_an_end(values, best, tried):
+    """From 1, 2 and 4; two more at most, so that a best at the end of all is named."""
+    found = study.tuned([4, 2, 1], lambda w: {"value": values[w], "low": 0.0, "high": 9.0})
+    assert (found["w"], found["at_end"]) == (best, best == 16)
+    assert {float(w) for w in found["tried"]} == tried
 
 
 def test_a_single_candidate_is_not_measured():
@@ -149,13 +118,24 @@ def test_a_single_candidate_is_not_measured():
 
 def test_ratios_need_the_same_seeds():
     rng = np.random.default_rng(0)
+    labels = {"labels": np.arange(40) % 4}
     rows = [
-        {"features": rng.normal(size=(40, 3)).astype(np.float32), "seeds": np.arange(40) + k}
+        {name: rng.normal(k, 2, (40, 3)).astype(np.float32) for name in ("features", "second")}
+        | {"seeds": np.arange(40) + k}
+        | labels
         for k in (0, 0, 5)
     ]
-    real = torch.from_numpy(rng.normal(size=(60, 3)).astype(np.float32))
-    assert study.ratio(rows[0], rows[0], real)["value"] == pytest.approx(1)
-    assert study.ratio(rows[0], rows[1], real)["n"] == 40
+    both = torch.from_numpy(rng.normal(size=(60, 3)).astype(np.float32))
+    real = Features(both, both)
+    same = study.ratio(rows[0], rows[0], real)
+    assert same["value"] == same["raw"]["value"] == same["second"]["value"] == pytest.approx(1)
+    found = study.ratio(rows[0], rows[1], real)
+    assert found["n"] == 40 and found["bias_corrected"]
+    first, second = (study.bias_corrected(row, real)["value"] for row in rows[:2])
+    assert found["value"] == pytest.approx(first / second)
+    assert study.uncorrected(found)["value"] == found["raw"]["value"]
+    logs = study.log_distances(rows, real)
+    assert logs[:2] == pytest.approx(np.log([first, second]))
     with pytest.raises(ValueError, match="the same ones"):
         study.ratio(rows[0], rows[2], real)
 
@@ -165,7 +145,7 @@ def test_the_control_is_at_each_arms_own_times():
     zero.
     """
     real = fashion_mnist.to_float(fashion_mnist.load_fashion_mnist("test")[0][1000:1200])
-    reader = study.judge("linear")
+    reader = study.load_reader("linear")
     rows = {}
     for name, grid, extra in (
         ("few", [1.0, 0.5, 0.1, 0.0], 0.0),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from companion.experiments import study
+from companion.experiments.spaces import Features
 from companion.plots.style import save
 from companion.studies import dropout
 from companion.studies.tell import dropout as tell
@@ -21,6 +22,7 @@ RATES = {
     "all": [0.0001, 0.0003, 0.001],
 }
 REAL = torch.randn(400, 3, generator=torch.Generator().manual_seed(9))
+REAL = Features(REAL, REAL[:, :2])
 
 
 @pytest.fixture
@@ -31,7 +33,9 @@ def committed():
 def row(scale, seed=0):
     """An arm of 100 images whose features are spread `scale` times as far as the real ones."""
     features = scale * torch.randn(100, 3, generator=torch.Generator().manual_seed(seed))
-    return {"features": features.numpy(), "seeds": np.arange(100)}
+    seeds = np.arange(100)
+    found = {"features": features.numpy(), "second": features[:, :2].numpy()}
+    return found | {"seeds": seeds, "labels": seeds % 2}
 
 
 def arms(**scales):
@@ -71,8 +75,7 @@ def test_a_rate_stands_beside_the_mean_of_the_trainings():
     assert found["spread_between_trainings"] == pytest.approx(np.std(logs, ddof=1))
     beside = found["beside_base"]["b"]["gain"]
     assert np.log(beside["value"]) == pytest.approx(np.log(gain["b"]["value"]) - np.mean(logs))
-    distance = dropout.metrics.frechet
-    fd = {n: distance(torch.from_numpy(rows[f"{n} NAG"]["features"]), REAL) for n in gain}
+    fd = {n: study.bias_corrected(rows[f"{n} NAG"], REAL)["value"] for n in gain}
     mean = np.mean([np.log(fd[n]) for n in ("a", "a1", "a2")])
     beside = found["beside_base"]["b"]["distance with NAG"]
     assert np.log(beside["value"]) == pytest.approx(np.log(fd["b"]) - mean)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from companion.experiments import study
+from companion.experiments.spaces import Features
 from companion.plots.style import save
 from companion.studies import rivals
 from companion.studies.tell import rivals as tell
@@ -19,6 +20,7 @@ from nag.support.uncertainty import mean_ratio
 
 NAMES = ("rivals", "rivals-sde")
 REAL = torch.randn(400, 3, generator=torch.Generator().manual_seed(9))
+REAL = Features(REAL, REAL[:, :2])
 
 
 @pytest.fixture(params=NAMES)
@@ -29,7 +31,9 @@ def committed(request):
 def row(scale, seed=0):
     """An arm of 100 images whose features are spread `scale` times as far as the real ones."""
     features = scale * torch.randn(100, 3, generator=torch.Generator().manual_seed(seed))
-    return {"features": features.numpy(), "seeds": np.arange(100)}
+    seeds = np.arange(100)
+    found = {"features": features.numpy(), "second": features[:, :2].numpy()}
+    return found | {"seeds": seeds, "labels": seeds % 2}
 
 
 def made_up(sampler="euler", **changes):
@@ -123,8 +127,7 @@ def test_one_training_of_ddpm_ip_has_the_spread_of_the_others(other):
     wider = rivals.compared(unlike, arm, other, REAL)
     assert wider["high"] / wider["value"] > 1.5 * found["high"] / found["value"]
     if other == "none":
-        logs = [np.log(rivals.metrics.frechet(torch.from_numpy(r["features"]), REAL))
-                for r in (own[arm], *(rows["none"] for rows in unlike.values()))]  # fmt: skip
+        logs = study.log_distances([own[arm], *(rows["none"] for rows in unlike.values())], REAL)
         assert np.log(wider["value"]) == pytest.approx(logs[0] - np.mean(logs[1:]))
 
 

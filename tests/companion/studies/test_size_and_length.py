@@ -70,10 +70,11 @@ def test_a_shift_counts_by_its_distance_from_zero():
 
 
 def test_ratios_are_bias_corrected_all_or_none():
-    raw = {"value": 0.9, "bias_off": {"value": 0.8}}
-    assert size.gains({("a", 1.0): raw}) == ({("a", 1.0): {"value": 0.8}}, True)
-    mixed = {("a", 1.0): raw, ("b", 1.0): {"value": 0.7, "bias_off": None}}
-    assert size.gains(mixed) == (mixed, False)
+    good = {"value": 0.8, "bias_corrected": True, "raw": {"value": 0.9}}
+    assert size.gains({("a", 1.0): good}) == ({("a", 1.0): good}, True)
+    plain = {"value": 0.7, "bias_corrected": False, "raw": {"value": 0.7}}
+    found, corrected = size.gains({("a", 1.0): good, ("b", 1.0): plain})
+    assert not corrected and [x["value"] for x in found.values()] == [0.9, 0.7]
 
 
 # ---- telling
@@ -169,7 +170,7 @@ def test_without_repeats_and_with_a_shift_below_zero_the_figure_is_drawn(committ
 
 
 def test_raw_ratios_are_not_called_bias_corrected(committed):
-    numbers = committed | {"gain_bias_off": False}
+    numbers = committed | {"gain_bias_corrected": False}
     assert "bias-corrected" not in tell.answers(numbers, CHAINS, "x")["Q4"]["sentence"]
 
 

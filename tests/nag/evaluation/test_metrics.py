@@ -21,7 +21,6 @@ from nag.evaluation.features import (
 from nag.evaluation.metrics import (
     METRICS,
     distance_ratio,
-    distance_ratios,
     distances,
     with_intervals,
 )
@@ -138,7 +137,10 @@ def test_too_few_images_for_the_covariance():
         distances(x, y)
     with pytest.raises(ValueError, match="8 real images are too few"):
         distances(y, x)
-    assert distances(x, y, allow_rank_deficient=True).keys() == set(METRICS) - {"fd_inf"}
+    assert distances(x, y, allow_rank_deficient=True).keys() == set(METRICS) - {
+        "fd_inf",
+        "fd_inf_second",
+    }
     with pytest.raises(ValueError, match="11 generated images are too few.*at least 12"):
         with_intervals(normal(11, 8, 0), y)
 
@@ -263,9 +265,14 @@ def test_width_matches_the_true_spread_of_repeated_draws(name, repeated):
 
 @pytest.fixture(scope="module")
 def repeated():
-    y = normal(200, 4, 999)
+    y, other = normal(200, 4, 999), normal(200, 3, 998)
     return [
-        with_intervals(normal(150, 4, seed, scale=1.25, shift=0.4), y, resamples=25)
+        with_intervals(
+            normal(150, 4, seed, scale=1.25, shift=0.4),
+            y,
+            resamples=25,
+            second=(normal(150, 3, 100 + seed, shift=0.5), other),
+        )
         for seed in range(40)
     ]
 
@@ -289,24 +296,20 @@ def test_paired_ratio():
     near, far = shared + torch.tensor([0.5] + [0.0] * 7), shared + torch.tensor([1.0] + [0.0] * 7)
     same = distance_ratio(near, near, y)
     assert same["low"] == same["value"] == same["high"] == 1
-    half = distance_ratio(near, far, y)
+    found = distance_ratio(near, far, y)
+    half = found["raw"]
     assert half["low"] < half["value"] < half["high"] < 1
     a, b = (with_intervals(x, y)["fd"] for x in (near, far))
     assert half["value"] == pytest.approx(a["value"] / b["value"], rel=1e-9)
     unpaired = sum(((c["high"] - c["low"]) / c["value"]) ** 2 for c in (a, b)) ** 0.5
     assert (half["high"] - half["low"]) / half["value"] < unpaired  # what the arms share cancels
-    (raw, bias_off), (p, q) = (
-        distance_ratios(near, far, y),
-        (with_intervals(x, y)["fd_inf"]["value"] for x in (near, far)),
-    )
-    assert raw == half
-    assert (
-        bias_off["value"] == pytest.approx(p / q, rel=1e-9)
-        and bias_off["low"] < bias_off["value"] < bias_off["high"]
-    )
-    assert (
-        bias_off["value"] < half["value"]
-    )  # the true distances are 0.5 ** 2 and 1, and the bias is common to both
-    assert distance_ratios(y[:300], near, y)[1] is None  # no farther than its bias
+    p, q = (with_intervals(x, y)["fd_inf"]["value"] for x in (near, far))
+    assert found["value"] == pytest.approx(p / q, rel=1e-9) and found["bias_corrected"]
+    assert found["low"] < found["value"] < found["high"] and found["n"] == 300
+    # the true distances are 0.5 ** 2 and 1, and the bias is common to both
+    assert found["value"] < half["value"]
+    same_as_real = distance_ratio(y[:300], near, y)  # no farther than its bias
+    assert not same_as_real["bias_corrected"]
+    assert same_as_real["value"] == same_as_real["raw"]["value"]
     with pytest.raises(ValueError, match="paired ratio needs the same seeds"):
         distance_ratio(near, far[:-1], y)

@@ -169,10 +169,12 @@ def test_the_stratified_error_is_the_one_within_classes(counts):
 
 
 def test_an_independent_ratio_adds_relative_errors_in_squares():
-    found = u.independent_ratio(x(2.0, 1.8, 2.2), x(4.0, 4.0, 4.0))
+    found = u.independent_ratio(u.by_factor(2.0, 0.1), x(4.0, 4.0, 4.0))
     assert found == pytest.approx(x(0.5, 0.5 * math.exp(-0.1), 0.5 * math.exp(0.1)))
-    found = u.independent_ratio(x(2.0, 1.94, 2.06), x(4.0, 3.84, 4.16))
-    assert math.log(found["high"] / 0.5) == pytest.approx(0.05)  # 0.03 and 0.04
+    found = u.independent_ratio(u.by_factor(2.0, 0.3), u.by_factor(4.0, 0.4))
+    assert math.log(found["high"] / 0.5) == pytest.approx(0.5)
+    found = u.independent_ratio(x(2.0, -1.0, 5.0), x(4.0, 4.0, 4.0))  # its logarithm has no end
+    assert math.log(found["high"] / 0.5) == pytest.approx(1.5)
 
 
 def test_an_independent_ratio_covers_as_promised():
@@ -199,13 +201,13 @@ def test_an_interval_joins_the_error_over_trainings():
 
 
 def test_a_mean_ratio_takes_the_wider_of_two_intervals():
-    def found(value, half, bias_off=None):
-        return u.by_factor(value, half) | {"n": 10, "bias_off": bias_off}
+    def found(value, half):
+        return u.by_factor(value, half) | {"n": 10}
 
     apart = u.mean_ratio([found(value, 0.001) for value in (0.8, 0.9, 1.0)])
     logs = np.log([0.8, 0.9, 1.0])
     assert apart["value"] == pytest.approx(stats.gmean([0.8, 0.9, 1.0]))
-    assert apart["n"] == 30 and apart["bias_off"] is None
+    assert apart["n"] == 30 and "raw" not in apart
     assert math.log(apart["high"] / apart["value"]) == pytest.approx(
         4.30265 * logs.std(ddof=1) / 3**0.5, rel=1e-5
     )
@@ -213,9 +215,25 @@ def test_a_mean_ratio_takes_the_wider_of_two_intervals():
     assert (alike["low"], alike["high"]) == pytest.approx(
         (0.9 / math.exp(0.1), 0.9 * math.exp(0.1))
     )
-    alone = u.mean_ratio([found(0.7, 0.2, bias_off=found(0.6, 0.3))])
-    assert alone["low"] == pytest.approx(0.7 / math.exp(0.2))
-    assert alone["bias_off"]["high"] == pytest.approx(0.6 * math.exp(0.3))
+
+
+def test_a_mean_of_bias_corrected_ratios_is_raw_unless_all_are_corrected():
+    def found(value, raw, corrected=True):
+        shown = u.by_factor(value if corrected else raw, 0.3)
+        shown |= {"n": 10, "bias_corrected": corrected, "raw": u.by_factor(raw, 0.2)}
+        return shown | {"second": u.by_factor(value / 2, 0.1)}
+
+    mean = u.mean_ratio([found(0.6, 0.7)])
+    assert mean["bias_corrected"] and mean["value"] == pytest.approx(0.6)
+    assert mean["high"] == pytest.approx(0.6 * math.exp(0.3))
+    assert mean["raw"]["high"] == pytest.approx(0.7 * math.exp(0.2))
+    assert mean["second"]["value"] == pytest.approx(0.3)
+    mixed = u.mean_ratio([found(0.5, 0.7), found(0.5, 0.7, corrected=False)])
+    assert not mixed["bias_corrected"]
+    assert mixed["value"] == mixed["raw"]["value"] == pytest.approx(0.7)
+    joined = u.over_trainings(mean, 0.02, 3)
+    half = math.hypot(0.2, 4.30265 * 0.02)
+    assert joined["raw"]["high"] == pytest.approx(0.7 * math.exp(half), rel=1e-5)
 
 
 # in words
