@@ -5,16 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from companion.experiments.arms import reader
 from companion.experiments.evaluation import reference_features
 from companion.experiments.generate import Arm, SampleConfig, labels_of, sample
 from companion.experiments.images import held_out
+from companion.experiments.spaces import Features, features_of
+from companion.experiments.spaces import ratio as ratio_of
 from nag import checkpoint
 from nag.auto_weight import ScheduledArm, excess, null_weight, weight_schedule
-from nag.evaluation import metrics
 from nag.models import PATH_OF, DiT
 from nag.samplers.registry import time_grid
 from nag.shift import estimated_times, forward_states
@@ -107,21 +107,21 @@ def distances_over(
         "schedule": ScheduledArm(tuple(schedule["times"]), tuple(schedule["weights"])),
     }
     reference = reference_features(reference_images)
-    features: dict[str, Tensor] = {}
+    features: dict[str, Features] = {}
     for name, arm in arms.items():
         same = next((other for other in features if arms[other] == arm), None)
         if same is None:
             run = sample(net, arm.terms(), config, progress=False)
-            features[name] = metrics.extract_features(torch.from_numpy(run["images"]))
+            features[name] = features_of(run["images"])
             labels = run["labels"]
         else:
             features[name] = features[same]
         print(name if same is None else f"{name} is {same}", flush=True)
 
-    def ratio(name: str, other: str) -> dict[str, float]:
+    def ratio(name: str, other: str) -> dict:
         if features[name] is features[other]:
             return dict.fromkeys(("value", "low", "high"), 1.0)
-        return metrics.distance_ratio(features[name], features[other], reference, labels=labels)
+        return ratio_of(features[name], features[other], reference, labels)
 
     others = ("best of sweep", "none")
     return {name: {other: ratio(name, other) for other in others} for name in arms}

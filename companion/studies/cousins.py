@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from torch import Tensor
 
 from companion.experiments import study
 from companion.experiments.generate import SampleConfig
+from companion.experiments.spaces import Features
 from companion.studies.intervals import numbers
 from companion.studies.rivals import Contest, report_arms, tuned_all
 from nag import checkpoint
@@ -28,7 +28,7 @@ Rows = dict[str, study.Row]  # by arm
 @dataclass(frozen=True)
 class Plan:
     """How every network is measured: NAG's cousins, their settings, NAG's weights beside them, and
-    the images of tuning and report, whose features are compared with `real` (M, D).
+    the images of tuning and report, whose features are compared with `real`.
 
     `nfe` has evaluations per image by sampler."""
 
@@ -38,7 +38,7 @@ class Plan:
     nfe: Mapping[str, int]
     tuning: SampleConfig
     report: SampleConfig
-    real: Tensor
+    real: Features
     folder: Path
 
 

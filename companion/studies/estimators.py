@@ -149,7 +149,7 @@ def trajectories(net: DiT, arm: Arm, config: SampleConfig) -> dict:
     run = sample(net, arm.terms(), config, progress=False)
     times = run["times"]
     middle = np.arange(len(times)) == np.abs(times - 0.5).argmin()
-    looked_at = is_late(times) | (times == 0) | middle
+    looked_at = is_late(times, net.config.path) | (times == 0) | middle
     states = torch.from_numpy(run["states"][:, looked_at]).float()
     kept = {name: run[name] for name in ("nfe", "seconds")} | {"images": run["images"][:10]}
     return kept | {"times": times[looked_at], "states": states}
@@ -217,7 +217,7 @@ def shifts_of(
     for name, reader in readers.items():
         levels = estimated_times(reader, states)
         shifts[name], own[name] = (
-            noise_shift(levels, estimated_times(reader, control), times, resamples)
+            noise_shift(levels, estimated_times(reader, control), times, resamples, path=path)
             for control in (by_real, by_own)
         )
     sampled, control = (estimated_times(other_estimators.energy, x) for x in (states, by_real))
@@ -233,23 +233,23 @@ def counted(shifts: Mapping) -> list[str]:
     return [name for name in shifts if name != MOVING]
 
 
-def _difference(shifts: Shifts, times: np.ndarray, one: list[str], other: list[str]) -> Interval:
+def _difference(shifts: Shifts, late: np.ndarray, one: list[str], other: list[str]) -> Interval:
     """Mean late shift by some estimators minus that by others, paired: all read the same states."""
 
     def mean(names: list[str]) -> tuple[float, np.ndarray]:
-        draws = [shifts[name]["draws"][:, is_late(times)].mean(1) for name in names]
+        draws = [shifts[name]["draws"][:, late].mean(1) for name in names]
         return np.mean([shifts[name]["late"]["value"] for name in names]), np.mean(draws, axis=0)
 
     (a, of_a), (b, of_b) = mean(one), mean(other)
     return numbers(interval(a - b, of_a - of_b))
 
 
-def spread(shifts: Shifts, times: np.ndarray, seeds: Sequence[int]) -> dict:
+def spread(shifts: Shifts, times: np.ndarray, seeds: Sequence[int], path: str = "linear") -> dict:
     """How much the late shift of an arm depends on the estimator: range, standard deviation over
     training seeds (of each architecture, joined), and differences between kinds."""
     values = {name: float(shifts[name]["late"]["value"]) for name in counted(shifts)}
     kinds = {kind: [f"{kind} {seed}" for seed in seeds] for kind in ARCHITECTURES}
-    networks = sum(kinds.values(), [])
+    networks, late = sum(kinds.values(), []), is_late(times, path)
     by_kind = [[values[name] for name in names] for names in kinds.values()]
     return {
         "mean": float(np.mean(list(values.values()))),
@@ -258,16 +258,20 @@ def spread(shifts: Shifts, times: np.ndarray, seeds: Sequence[int]) -> dict:
         "seed_sd": float(np.sqrt(np.var(by_kind, axis=1, ddof=1).mean()))
         if len(seeds) > 1
         else None,
-        "plain_minus_attention": _difference(shifts, times, kinds["plain"], kinds["attention"]),
-        "wavelet_minus_networks": _difference(shifts, times, ["wavelet"], networks),
-        "energy_minus_networks": _difference(shifts, times, ["energy"], networks),
-        "paper_minus_networks": _difference(shifts, times, [REGRESSED], networks),
+        "plain_minus_attention": _difference(shifts, late, kinds["plain"], kinds["attention"]),
+        "wavelet_minus_networks": _difference(shifts, late, ["wavelet"], networks),
+        "energy_minus_networks": _difference(shifts, late, ["energy"], networks),
+        "paper_minus_networks": _difference(shifts, late, [REGRESSED], networks),
     }
 
 
-def ratios(guided: Shifts, unguided: Shifts, times: np.ndarray) -> dict[str, Interval]:
+def ratios(
+    guided: Shifts, unguided: Shifts, times: np.ndarray, path: str = "linear"
+) -> dict[str, Interval]:
     """|late shift| of an arm over that of another by every estimator."""
-    return {name: numbers(late_ratio(guided[name], unguided[name], times)) for name in guided}
+    return {
+        name: numbers(late_ratio(guided[name], unguided[name], times, path=path)) for name in guided
+    }
 
 
 def smaller(over_unguided: Mapping[str, Interval]) -> int:

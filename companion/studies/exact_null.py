@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from companion.experiments import exact_toy, study
 from companion.experiments.generate import SampleConfig
+from companion.experiments.spaces import Features
 from companion.pipeline import fingerprint
 from companion.studies.families import Family, sampler_of
 from companion.studies.intervals import numbers
@@ -271,7 +272,7 @@ class Sampling:
     report: SampleConfig
     tuning: SampleConfig
     nfe: Mapping[str, int]
-    real: Tensor
+    real: Features
     folder: Path
 
     def arm(
@@ -328,7 +329,7 @@ def chosen_and_sampled(
     return chosen, rows
 
 
-def ratios(rows: Mapping[str, study.Row], real: Tensor) -> dict[str, dict[str, dict]]:
+def ratios(rows: Mapping[str, study.Row], real: Features) -> dict[str, dict[str, dict]]:
     """Distances over the unguided arm's, and over those with the own null by dropout, paired."""
 
     def over(base: str) -> dict[str, dict]:
