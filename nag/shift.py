@@ -102,7 +102,7 @@ def check_counts(sampled: int, control: int, resamples: int) -> None:
 
 def _between(low: float, high: float, times: np.ndarray, path: str) -> np.ndarray:
     """Which of the times have low <= sigma_t / alpha_t <= high, to 1e-6 of it, and are above 0."""
-    c = PATHS[path](torch.as_tensor(np.asarray(times), dtype=torch.float64))
+    c = PATHS[path](torch.as_tensor(np.array(times), dtype=torch.float64))
     lowest, highest = (ratio * c.alpha for ratio in (low * (1 - 1e-6), high * (1 + 1e-6)))
     return (np.asarray(times) > 0) & ((lowest <= c.sigma) & (c.sigma <= highest)).numpy()
 

@@ -34,7 +34,7 @@ from nag.models import DiT
 from nag.samplers.registry import time_grid
 from nag.shift import Estimator, estimated_times, forward_states, noise_shift
 from nag.support.paths import WEIGHTS
-from nag.support.uncertainty import mean_ratio, over_trainings  # noqa: F401, notebooks use them
+from nag.support.uncertainty import Interval, mean_ratio, over_trainings  # noqa: F401, notebooks use them
 
 Row = dict[str, np.ndarray]
 K = TypeVar("K")  # what names an arm
@@ -140,7 +140,7 @@ def kept_arm(
 
 def bias_corrected(
     row: Row, real: Features, resamples: int = 100, allow_rank_deficient: bool = False
-) -> dict[str, float]:
+) -> Interval:
     """Fréchet distance of an arm without its finite-N bias, {"value", "low", "high"}."""
     return metrics.frechet_intervals(
         torch.from_numpy(row["features"]),

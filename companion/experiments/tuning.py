@@ -119,19 +119,20 @@ class Sweep:
 def tune(sweep: Sweep, start: Mapping[str, Sequence[Arm]], budget: int) -> pd.DataFrame:
     """A row for every arm tried: no guidance, and for each other arm of `start` the given ones and
     those that `search` tries next, at most `budget` each; "arm" is its name."""
-    tables = []
-    for name, arms in start.items():
-        if not arms:
-            continue
+
+    def searched(name: str, arms: Sequence[Arm]) -> list[dict]:
         tried = search(
             [strengths(arm) for arm in arms],
-            lambda point, name=name: sweep.row(arm_of(name, point)),
+            lambda point: sweep.row(arm_of(name, point)),
             lambda row: row["fd_inf"],
             budget,
             [LIMITS[knob] for knob in KNOBS[name]],
         )
-        tables += [{"arm": name} | row for row in tried.values()]
-    return pd.DataFrame(tables)
+        return [{"arm": name} | row for row in tried.values()]
+
+    return pd.DataFrame(
+        [row for name, arms in start.items() if arms for row in searched(name, arms)]
+    )
 
 
 def best(table: pd.DataFrame) -> dict[str, Arm]:

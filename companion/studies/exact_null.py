@@ -321,7 +321,7 @@ def chosen_and_sampled(
             terms = [twins.term(kind, w, branches)]
             return sampling.arm(twins, kind, terms, sampler, used, tuning)
 
-        def distance(w: float, arm: Callable = arm) -> dict[str, float]:
+        def distance(w: float, arm: Callable = arm) -> Interval:
             return study.bias_corrected(arm(w, True), sampling.real)
 
         chosen[kind] = study.tuned(weights, distance)
@@ -343,7 +343,7 @@ def ratios(rows: Mapping[str, study.Row], real: Features) -> dict[str, dict[str,
 
 
 def measured(
-    rows: Mapping[str, Mapping[str, study.Row]], family: Family, real: Tensor, resamples: int
+    rows: Mapping[str, Mapping[str, study.Row]], family: Family, real: Features, resamples: int
 ) -> dict[str, dict]:
     """Ratios, quality and late shift of the arms of every sampler."""
     found: dict[str, dict] = {"ratios": {}, "quality": {}, "shift_late": {}}

@@ -85,7 +85,7 @@ def tuned_weight(
 ) -> dict:
     """`study.tuned` by the bias-corrected distance on the seeds of `config`."""
 
-    def measure(w: float) -> dict:
+    def measure(w: float) -> Interval:
         return study.bias_corrected(grid_arm(kept, family, config, w), real)
 
     return study.tuned(weights, measure)

@@ -249,13 +249,15 @@ def energy_shift(
     `shift.noise_shift`.
 
     {"delta": {value, low, high: (K,)}, "late": {value, low, high}, "draws": (resamples, K)}; equal
-    seeds resample alike."""
+    seeds resample alike. Raises ValueError if no time is late (`nag.shift.is_late`)."""
     grid = torch.as_tensor(times, dtype=torch.float64)
 
     def levels(means: np.ndarray) -> np.ndarray:
         return set_levels(torch.from_numpy(means), grid, path, hold_alpha).numpy()
 
     late = is_late(times, path)
+    if not late.any():
+        raise ValueError(f"no time is late on the path {path!r}: use more steps")
     delta = levels(sampled.mean(0)) - levels(control.mean(0))
     draws = levels(bootstrap(sampled, lambda a: a.mean(0), resamples, seed)) - levels(
         bootstrap(control, lambda a: a.mean(0), resamples, seed + 1)

@@ -117,7 +117,7 @@ def test_a_planted_error_is_found_as_the_shift_of_statement_1(error):
 
 @pytest.mark.parametrize("kind", ["eps", "x0", "score"])
 def test_what_the_field_predicts_does_not_matter(kind):
-    data, times = toy.ring(16, path="ddpm"), uniform(10)
+    data, times = toy.ring(16, path="ddpm"), uniform(14)
     control = forward_states(torch.zeros(20, 1, 4, 4), times, "ddpm")
     settings = dict(path="ddpm", resamples=10)
 
@@ -147,7 +147,7 @@ def test_neither_measurement_depends_on_the_batch():
             sampler=euler_maruyama,
             first_seed=3,
         ),
-        partial(scheduler_shift, perfect(scheduler), scheduler, images, rms, 10, first_seed=3),
+        partial(scheduler_shift, perfect(scheduler), scheduler, images, rms, 14, first_seed=3),
     ):
         whole, parts = (measure(batch=batch, resamples=10) for batch in (12, 5))
         np.testing.assert_allclose(parts["draws"], whole["draws"], atol=1e-6)
@@ -436,19 +436,19 @@ def test_all_of_that_is_refused_before_anything_is_sampled():
     with pytest.raises(ValueError, match="1 sampled and 3 real"):
         measure_shift(never, control, times, rms, n=1)
     with pytest.raises(ValueError, match="0 sampled and 3 real"):
-        scheduler_shift(never, scheduler, BLACK[:3], rms, 10, n=0)
+        scheduler_shift(never, scheduler, BLACK[:3], rms, 14, n=0)
     with pytest.raises(ValueError, match="1 resamples"):
         measure_shift(never, control, times, rms, resamples=1)
     with pytest.raises(ValueError, match="a batch of 0 images"):
-        scheduler_shift(never, scheduler, BLACK[:3], rms, 10, batch=0)
+        scheduler_shift(never, scheduler, BLACK[:3], rms, 14, batch=0)
     with pytest.raises(ValueError, match="no time in"):
         scheduler_shift(never, scheduler, BLACK[:3], rms, 2)
     with pytest.raises(ValueError, match=r"images are torch.uint8 of shape \(3, 1, 12, 12\)"):
-        scheduler_shift(never, scheduler, BLACK[:3].byte(), rms, 10)
+        scheduler_shift(never, scheduler, BLACK[:3].byte(), rms, 14)
     spoiled = BLACK[:3].clone()
     spoiled[1, 0, 0, 0] = torch.nan
     with pytest.raises(FloatingPointError, match="1 of 3 images"):
-        scheduler_shift(never, scheduler, spoiled, rms, 10)
+        scheduler_shift(never, scheduler, spoiled, rms, 14)
 
 
 def test_a_control_of_other_times_and_a_field_that_cannot_begin_at_noise_are_refused():
@@ -484,7 +484,7 @@ def test_what_a_model_returns_may_have_any_usual_form(form):
             lambda x, t: form(x / (t + 0.1)), control, times, rms, resamples=10
         ),
         lambda form: scheduler_shift(
-            lambda x, t: form(call(x, t)), scheduler, BLACK[:3], rms, 10, resamples=10
+            lambda x, t: form(call(x, t)), scheduler, BLACK[:3], rms, 14, resamples=10
         ),
     ):
         plain = measure(RETURNS["a tensor"])["delta"]["value"]

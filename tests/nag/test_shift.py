@@ -132,7 +132,7 @@ def test_late_is_the_mean_over_the_last_fifth():
     assert shift["draws"].shape == (50, 9)
 
 
-@pytest.mark.parametrize("path", sorted(PATHS))
+@pytest.mark.parametrize("path", ["linear", "cosine", "vp", "ddpm"])
 def test_ranges_are_of_noise_over_signal_on_every_path(path):
     """Times just inside and outside of each end, found by bisection of sigma_t / alpha_t."""
     ends = torch.tensor([LATE, *MIDDLE], dtype=torch.float64)

@@ -38,7 +38,7 @@ def test_every_method_has_the_same_budget_and_ends_beside_its_best():
     assert chosen["cfg"].w_nag == 0 and abs(np.log((chosen["cfg"].cfg - 1) / 0.06)) < 0.25
     assert tuning.ends(table, chosen) == []
     few = tuning.tune(Bowl(), start, 4)
-    assert tuning.ends(few, tuning.best(few)) == ["cfg-nag: w_nag", "cfg-nag: cfg"]
+    assert tuning.ends(few, tuning.best(few)) == ["cfg: cfg", "cfg-nag: w_nag", "cfg-nag: cfg"]
     none = tuning.tune(Bowl(), tuning.candidates([1.0], [], [], []), 1)
     assert list(none.arm) == ["none", "nag"] and tuning.ends(none, tuning.best(none)) == []
 

@@ -31,7 +31,7 @@ def summary():
     return {
         arm: {
             m: {"value": i + j / 10, "low": i + j / 10 - 0.2, "high": i + j / 10 + 0.1, "n": 9}
-            for j, m in enumerate(("fd", "kid", "precision", "recall"))
+            for j, m in enumerate(("fd_inf", "kid", "precision", "recall"))
         }
         for i, arm in enumerate(GUIDED)
     }
@@ -192,7 +192,7 @@ def test_training_curves_show_the_log_and_its_mean():
 def test_quality_shows_values_and_intervals():
     data = summary()
     axes = figures.quality(data).axes
-    for ax, metric in zip(axes, ("fd", "kid", "precision", "recall"), strict=True):
+    for ax, metric in zip(axes, ("fd_inf", "kid", "precision", "recall"), strict=True):
         for arm in GUIDED:
             interval, point = arm_lines(ax, arm)
             assert list(interval.get_xdata()) == [

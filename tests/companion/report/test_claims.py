@@ -140,9 +140,9 @@ def test_every_claim_has_its_numbers_words_and_evidence():
     assert "Domain Guidance is not measured here" in by_name["C6"]["note"]
     assert [x["sampler"] for x in by_name["C1"]["ours"]] == [
         "Euler",
-        "Euler–Maruyama",
+        "Euler–Maruyama, 50 steps",
         "DDIM",
-        "DDPM",
+        "DDPM, 50 steps",
     ]
 
 

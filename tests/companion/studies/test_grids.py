@@ -57,10 +57,10 @@ def test_answer_has_the_numbers(committed, unknown_intervals):
     assert not unknown_intervals(answer["sentence"], committed)
     assert "nothing here asks for retraining" in answer["brief"]
     assert (
-        "worse (SiT-mini 1.11 [1.04, 1.19] on log SNR, 1.09 [1.03, 1.15] on EDM)"
+        "worse (SiT-mini 1.16 [1.05, 1.28] on log SNR, 1.13 [1.04, 1.22] on EDM)"
         in (answer["sentence"])
     )
-    assert "inconclusive (DiT-mini 0.99 [0.93, 1.05] on log SNR)" in answer["sentence"]
+    assert "inconclusive (DiT-mini 0.99 [0.92, 1.06] on log SNR)" in answer["sentence"]
     assert "at an end of its list for SiT-mini log SNR and SiT-mini EDM" in answer["sentence"]
     assert "larger at t = 0.1 (SiT-mini +0.0190" in answer["sentence"]
     table = tell.table(committed)

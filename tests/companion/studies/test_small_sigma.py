@@ -67,8 +67,8 @@ def test_answer_has_the_numbers(committed, unknown_intervals):
         assert f"{x['value']:.3f} [{x['low']:.3f}, {x['high']:.3f}]" in answer["sentence"]
     assert not unknown_intervals(answer["brief"], *intervals)
     assert answer["brief"].count("it falls") == 2 and "rounding" not in answer["sentence"]
-    assert "worse (SiT-mini 1.159" in answer["sentence"]
-    assert "inconclusive (DiT-mini 0.997" in answer["sentence"]
+    assert "worse (SiT-mini 1.257" in answer["sentence"]
+    assert "inconclusive (DiT-mini 0.995" in answer["sentence"]
     assert "sigma^-0.71 from sigma 0.001 to 0.002" in answer["sentence"]
     assert "cosine of -0.25 to 0.06" in answer["sentence"]
 
