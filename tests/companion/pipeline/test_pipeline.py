@@ -63,6 +63,7 @@ def tiny(tmp_path_factory):
             cfg_values=[1.5],
             joint_w_values=[0.5],
             joint_cfg_values=[1.5],
+            budget=2,
             n_images=250,
             trajectories=20,
         )
@@ -88,10 +89,19 @@ def test_tiny_run_makes_everything(tiny):
     params = yaml.safe_load((tiny / "params.yaml").read_text())
     summary = json.loads((tiny / "results/summary.json").read_text())
     assert set(summary) == set(params["families"])
-    for arms in summary.values():
+    for samplers in summary.values():
+        arms = samplers["ode"]
         assert set(arms) == {"none", "nag", "cfg", "cfg+nag"}
         for values in arms.values():
-            for metric in ("fd", "kid", "precision", "recall", "shift_late"):
+            for metric in (
+                "fd_inf",
+                "fd_inf_second",
+                "fd",
+                "kid",
+                "precision",
+                "recall",
+                "shift_late",
+            ):
                 assert values[metric]["low"] <= values[metric]["value"] <= values[metric]["high"]
             assert values["protocol"]["steps"] == 5 and values["fd"]["n"] == 250
         assert [arms[a]["nfe"] for a in ("none", "nag", "cfg", "cfg+nag")] == [5, 10, 10, 15]
