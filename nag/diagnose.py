@@ -165,6 +165,8 @@ def _levels(scheduler, path: str) -> tuple[Tensor, Tensor, Tensor]:
         )
     if path not in PATHS:
         raise ValueError(f"unknown path {path!r}: choose one of {sorted(PATHS)}")
+    if getattr(scheduler, "num_inference_steps", 0) is None:
+        raise ValueError(f"this {name} has no steps yet: call its set_timesteps first")
     if kind in ("table", "stride"):
         table, steps = scheduler.alphas_cumprod.cpu().double(), scheduler.timesteps.cpu()
         end = _landing(scheduler, table, int(steps[-1])) if kind == "stride" else torch.ones(())

@@ -505,6 +505,12 @@ def test_ddpm_gets_a_learned_variance_and_others_do_not():
     torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler"])
+def test_a_scheduler_without_steps_is_refused(name):
+    with pytest.raises(ValueError, match=f"this {name} has no steps yet: call its set_timesteps"):
+        scheduler_levels(make(name))
+
+
 def test_a_learned_variance_that_is_not_there_is_named():
     learned = make("DDPMScheduler", variance_type="learned_range")
     with pytest.raises(ValueError, match="DDPMScheduler wants a learned variance"):

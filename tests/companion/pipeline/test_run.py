@@ -7,6 +7,7 @@ import sys
 import time
 
 import nbformat
+import papermill
 from clones import COLD
 
 from companion.pipeline import fingerprint, run
@@ -49,6 +50,13 @@ def test_known_parameters_whatever_the_comments_say(tmp_path):
         ),
     )
     assert run.known_parameters(nbformat.read(path, 4)) == ["a", "b", "c", "lr", "path"]
+
+
+def test_papermill_by_itself_knows_every_parameter_of_ours():
+    """Of others it says "Passed unknown parameter", which reads like a fault."""
+    for path in sorted((fingerprint.ROOT / "notebooks").glob("*.ipynb")):
+        ours = set(run.known_parameters(nbformat.read(path, 4)))
+        assert ours <= set(papermill.inspect_notebook(str(path))), path.name
 
 
 def test_an_unknown_parameter_is_named(tmp_path, capsys):
