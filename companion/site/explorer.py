@@ -19,6 +19,7 @@ from PIL import Image
 
 from companion.experiments import study
 from companion.experiments.generate import Arm, SampleConfig, batches, forget, sample
+from companion.experiments.shards import ShardConfig
 from nag import checkpoint
 from nag.data import fashion_mnist
 from nag.models import PATH_OF
@@ -50,11 +51,7 @@ def shown(
     real = fashion_mnist.to_float(fashion_mnist.load_fashion_mnist("test")[0][:control])
     pictures, levels, kept = [], [], []
     for arm in arms:
-        key = study.key_of(
-            arm=arm.model_dump(mode="json"),
-            config=config.model_dump(mode="json"),
-            weights=checkpoint.sha256(weights),
-        )
+        key = ShardConfig(weights=str(weights), arm=arm, config=config, out="").key()
         run = sample(net, arm.terms(), config, progress=False, keep=batches(key))
         kept.append(batches(key))
         pictures.append(run["images"][:, 0])
@@ -68,7 +65,7 @@ def shown(
         "levels": np.stack(levels),
         "control": forward,
         "times": times,
-        "shifts": [noise_shift(level, forward, times) for level in levels],
+        "shifts": [noise_shift(level, forward, times, path=path) for level in levels],
         "solver": resolve(sampler, path),
     }
 

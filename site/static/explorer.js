@@ -5,7 +5,12 @@ const SIDE = 28;
 const $ = (id) => document.getElementById(id);
 const form = $("explorer-form");
 const url = (name) => new URL(`./explorer/${name}`, import.meta.url);
-const data = await (await fetch(url("data.json"))).json();
+const data = await fetch(url("data.json")).then((answer) => {
+  if (answer.ok) return answer.json();
+  $("explorer-said").textContent =
+    "The data of this page are not here: make them with `dvc repro site/dvc.yaml:explorer`.";
+  throw new Error("no data");
+});
 const loaded = new Map();
 
 function load(name) {
@@ -77,12 +82,12 @@ function posteriorChart(set, levels, row, k) {
   });
 }
 
-function mapChart(family, sampler, w, cfg) {
+function mapChart(family, w, cfg) {
   const places = data.places[family];
-  const here = sampler === "ode" ? places.filter((p) => p.w === w && p.cfg === cfg) : [];
+  const here = places.filter((p) => p.w === w && p.cfg === cfg);
   $("explorer-map-said").textContent =
-    "Distance and recall of all settings, deterministic sampler; " +
-    (here.length ? "blue is this one, orange no guidance." : "this setting is not measured there.");
+    "Distance and recall of all settings, with the deterministic sampler. " +
+    (here.length ? "Blue is this one, orange no guidance." : "This one is not measured.");
   const dots = (found, color) => ({
     kind: "dots", color, x: found.map((p) => p.fd_inf), y: found.map((p) => p.recall),
   });
@@ -114,7 +119,7 @@ async function show() {
   const late = `Late shift (t ≤ 0.2): no guidance ${interval(set.shifts[0].late)}`;
   $("explorer-said").textContent = `${late}; ${called}: ${interval(set.shifts[row].late)}.`;
   shiftChart(set, row);
-  mapChart(family, sampler, w, cfg);
+  mapChart(family, w, cfg);
   const [sheet, levels] = await load(name);
   if (name !== `${form.elements.family.value}-${form.elements.sampler.value}`) return;
   draw($("explorer-none"), sheet, 0, set.images);

@@ -20,13 +20,17 @@ function biasAt(t) {
 }
 
 function draw(canvas, x) {
+  const columns = canvas.clientWidth < 500 ? N / 2 : N;
+  canvas.width = columns * SIDE;
+  canvas.height = (N / columns) * SIDE;
   const context = canvas.getContext("2d");
-  const picture = context.createImageData(N * SIDE, SIDE);
+  const picture = context.createImageData(canvas.width, canvas.height);
   for (let i = 0; i < N; i++) {
     for (let p = 0; p < SIZE; p++) {
       const grey = Math.round(127.5 * x[i * SIZE + p] + 127.5); // the array clamps
-      const at = 4 * ((p / SIDE | 0) * N * SIDE + i * SIDE + (p % SIDE));
-      picture.data.set([grey, grey, grey, 255], at);
+      const row = Math.floor(i / columns) * SIDE + Math.floor(p / SIDE);
+      const column = (i % columns) * SIDE + (p % SIDE);
+      picture.data.set([grey, grey, grey, 255], 4 * (row * canvas.width + column));
     }
   }
   context.putImageData(picture, 0, 0);
