@@ -54,7 +54,7 @@ test: setup ## unit and pipeline tests, and every notebook at its small defaults
 
 tell: git setup ## compose figures, answers, pages of notebooks, README and docs/ from the numbers that are there
 	@$(BIN)/dvc repro --quiet --single-item fingerprints
-	@$(BIN)/dvc repro --single-item --glob 'studies/dvc.yaml:*-tell*'
+	@$(BIN)/dvc repro --single-item $$($(BIN)/python -m companion.pipeline.measured studies/dvc.yaml)
 	@$(BIN)/dvc repro --single-item --allow-missing --glob 'site/dvc.yaml:*-tell*'
 	@$(BIN)/python -m companion.report answers
 	@$(BIN)/dvc repro --single-item claims

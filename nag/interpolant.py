@@ -84,6 +84,7 @@ def ddpm(t: Tensor) -> Coefficients:
 
 
 PATHS = {"linear": linear, "cosine": cosine, "vp": vp, "ddpm": ddpm}
+PATH_OF = {"sit": "linear", "dit": "ddpm"}  # the forward process of each family
 
 
 def falling(times: Tensor | np.ndarray) -> list[float]:

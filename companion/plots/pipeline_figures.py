@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from companion.plots import figures, notebooks
 from companion.plots.style import TITLES, save, solver_name
 from nag.data.fashion_mnist import load_fashion_mnist
-from nag.models import PATH_OF
+from nag.interpolant import PATH_OF
 from nag.support.files import read_json
 from nag.support.uncertainty import show, sign
 
