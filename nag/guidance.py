@@ -101,8 +101,9 @@ def classifier_noise_awareness(
 
         s(x|t) + w grad_x log g_phi(t|x)
 
-    The interval ends below 1, since a change of score is an unbounded change of v at pure noise.
-    """
+    Temporal Alignment Guidance (Park et al., arXiv 2510.11057, a day earlier) adds this gradient to
+    the state before each step. The interval ends below 1, since a change of score is an unbounded
+    change of v at pure noise."""
     return Term("nag-classifier", weight, gradient=log_prob_gradient, interval=interval, **where)
 
 
