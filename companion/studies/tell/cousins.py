@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from companion.plots.study_figures import line_at, ring, ring_handle
 from companion.plots.style import ARMS, WIDTH, frame, line, style
 from companion.studies.tell.rivals import LABELS, name
-from companion.studies.tell.words import FAMILIES, listed, sampler_name
+from companion.studies.tell.words import FAMILIES, in_both, listed, sampler_name
 from nag.support.uncertainty import outcome, show
 
 WITH, WITHOUT = "with dropout", "without dropout"
@@ -59,7 +59,7 @@ def table(numbers: Mapping) -> pd.DataFrame:
 
 
 def _said(ratios: Mapping, arm: str) -> str:
-    return f"{show(ratios[arm])} {outcome(ratios[arm])}" if arm in ratios else "–"
+    return in_both(ratios[arm]) if arm in ratios else "–"
 
 
 # ---- figure
@@ -174,8 +174,8 @@ def verdict(numbers: Mapping, sampler: str) -> str:
 def _sampler_sentence(numbers: Mapping, sampler: str) -> str:
     found = numbers["ratios"][key(WITH, sampler)]
     each = "; ".join(
-        f"{LABELS[m]} {show(found['unguided'][m])} ({show(found['over_nag'][m])} of NAG's, "
-        f"{outcome(found['over_nag'][m])}; with NAG {show(found['adds_to_nag'][m])} of NAG's)"
+        f"{LABELS[m]} {show(found['unguided'][m])} (of NAG's: {in_both(found['over_nag'][m])}; "
+        f"with NAG {show(found['adds_to_nag'][m])})"
         for m in cousins(numbers)
     )
     across = numbers["across"][sampler]
@@ -184,7 +184,7 @@ def _sampler_sentence(numbers: Mapping, sampler: str) -> str:
     own = numbers["ratios"][key(WITHOUT, sampler)]["unguided"]
     return (
         f"{solver(numbers, sampler)}: NAG takes the distance to {show(found['unguided']['nag'])} "
-        f"of the unguided one ({outcome(found['unguided']['nag'])}). {each}. Trained without "
+        f"of the unguided one ({outcome(found['unguided']['nag'])}); {each}. Trained without "
         f"dropout, the unguided distance is {show(across['none over none'])} of that with; there "
         + ", ".join(f"{LABELS[m]} has {show(own[m])}" for m in alone)
         + f" of the unguided one, and the best, {LABELS[best]}, "

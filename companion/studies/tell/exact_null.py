@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from companion.plots.study_figures import error_bars, line_at, log_axis, ring, ring_handle
 from companion.plots.style import DIM, WIDTH, frame, line, style
-from companion.studies.tell.words import listed, mini, sampler_name
+from companion.studies.tell.words import in_both, listed, mini, sampler_name
 from nag.support.uncertainty import outcome, show
 
 LOOKS = {  # by kind of NAG's negative
@@ -45,15 +45,11 @@ def table(numbers: Mapping) -> pd.DataFrame:
             over = ratios["dropout"].get(kind)
             rows[solver(numbers, sampler), LOOKS[kind]["label"]] = {
                 "w": f"{chosen[kind]['w']:g}" + " (end of list)" * chosen[kind]["at_end"],
-                "over no guidance": _said(ratios["unguided"][kind]),
-                "over dropout's null": "–" if over is None else _said(over),
+                "over no guidance": in_both(ratios["unguided"][kind]),
+                "over dropout's null": "–" if over is None else in_both(over),
                 "late shift": show(numbers["shift_late"][sampler][kind], "+.4f"),
             }
     return pd.DataFrame(rows).T
-
-
-def _said(ratio: Mapping) -> str:
-    return f"{show(ratio)} {outcome(ratio)}"
 
 
 def errors(numbers: Mapping) -> pd.DataFrame:
@@ -221,7 +217,7 @@ def _distances(numbers: Mapping, sampler: str) -> str:
     )
     each = (
         f"{LOOKS[kind]['label']} {show(ratios['unguided'][kind])} (w = {chosen[kind]['w']:g}; "
-        f"{show(ratios['dropout'][kind])} of dropout's, {outcome(ratios['dropout'][kind])})"
+        f"of dropout's: {in_both(ratios['dropout'][kind])})"
         for kind in kinds(numbers)
         if kind in ratios["dropout"]
     )

@@ -1,9 +1,10 @@
 """Names and phrases that the answers of all studies share."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from nag.support.files import read_json
+from nag.support.uncertainty import outcome, show
 
 FAMILIES = {"sit": "SiT", "dit": "DiT"}
 SAMPLERS = {
@@ -56,3 +57,10 @@ def counts(outcomes: Sequence[str]) -> str:
     order = ("better", "smaller", "inconclusive", "larger", "worse")
     found = sorted(dict.fromkeys(outcomes), key=order.index)
     return f"{', '.join(f'{word} in {outcomes.count(word)}' for word in found)} of {len(outcomes)}"
+
+
+def in_both(ratio: Mapping) -> str:
+    """A Fréchet ratio and what it says, with that of the pixels beside it where it was measured:
+    "0.75 [0.71, 0.79] better; pixels 0.80 [0.70, 0.91]"."""
+    pixels = f"; pixels {show(ratio['second'])}" if "second" in ratio else ""
+    return f"{show(ratio)} {outcome(ratio)}{pixels}"

@@ -162,7 +162,7 @@ def test_the_answer_follows_the_interval(value, words):
     numbers = made_up(**interval(value))
     said = tell.answers(numbers, "figures/x.png")["Q13"]
     assert f"the exact null is {words}" in said["sentence"] and words in said["brief"]
-    assert f"{value:.2f} [{value - 0.05:.2f}, {value + 0.05:.2f}] of dropout's" in said["sentence"]
+    assert f"of dropout's: {value:.2f} [{value - 0.05:.2f}, {value + 0.05:.2f}]" in said["sentence"]
     assert "cosine of -0.38 with the exact one by dropout's null" in said["sentence"]
     assert "estimator's gradient (Euler)" in said["sentence"]  # at an end of its list
     assert tell.title(numbers) == f"SiT-mini: the exact null is {words}"

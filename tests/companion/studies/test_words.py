@@ -21,6 +21,13 @@ def test_counts_are_in_order_of_goodness():
         words.counts(["helps"])
 
 
+def test_a_ratio_is_shown_in_both_spaces_where_there_are_two():
+    ratio = {"value": 0.75, "low": 0.71, "high": 0.79}
+    assert words.in_both(ratio) == "0.75 [0.71, 0.79] better"
+    both = ratio | {"second": {"value": 0.8, "low": 0.7, "high": 0.9}}
+    assert words.in_both(both) == "0.75 [0.71, 0.79] better; pixels 0.80 [0.70, 0.90]"
+
+
 def test_every_sampler_has_a_name():
     assert set(words.SAMPLERS) == set(SAMPLERS)
     assert words.sampler_name("dpmpp_2m@logsnr") == "DPM-Solver++ 2M"
