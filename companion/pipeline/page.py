@@ -4,7 +4,8 @@ A stage writes pages/NAME.ipynb of what it ran. Measuring a study takes hours, s
 from the stage that tells: cells that draw and word ran on the committed numbers, cells that measure
 stand there without outputs, and a line on the page says so. A notebook of seconds is run whole, at
 its small defaults. A page has no time, path, address or version in it and images of few colours, so
-that the same run gives the same bytes. Text and code follow the notebook without a run:
+that the same run gives the same bytes. Text and code follow the notebook without a run, and
+each notebook has a line that links to its pages:
 
     python -m companion.pipeline.page            # after editing a notebook's text
     python -m companion.pipeline.page --check    # say which pages are not as their notebooks are
@@ -13,6 +14,7 @@ that the same run gives the same bytes. Text and code follow the notebook withou
 import argparse
 import base64
 import io
+import json
 import re
 import sys
 from collections.abc import Iterable
@@ -32,6 +34,13 @@ FOLDER = "pages"
 INJECTED = "injected-parameters"  # papermill's tag of the cell with a stage's parameters
 WIDEST, COLOURS = 1600, 128  # of an image: pixels, and colours in its palette
 POINTER = re.compile(r"\n+\*With figures: .*\*\s*$")  # a notebook's line that links to its pages
+WHICH = {
+    "sit": "SiT-mini",
+    "dit": "DiT-mini",
+    "linear": "SiT's path",
+    "ddpm": "DiT's path",
+    "sde": "stochastic sampler",
+}  # the pages of a notebook that has several, by what follows its name
 SEEN = ("image/png", "text/html", "text/markdown", "text/plain")  # the first there is, is kept
 
 
@@ -87,16 +96,40 @@ def note(name: str, part: str, measures: bool) -> str:
     )
 
 
+def pages_of(notebook: str, folder: Path) -> list[str]:
+    """The names of a notebook's pages; first the one that is shown first, the SiT's or that of its
+    path; empty if there is none."""
+    found = [path.stem for path in folder.glob(f"{notebook}*.ipynb")]
+    return sorted(found, key=lambda name: (not name.endswith(("-sit", "-linear")), name))
+
+
+def which(notebook: str, page: str) -> str:
+    """Which of a notebook's pages one is, such as its network; "" for the only one."""
+    part = page.removeprefix(notebook).strip("-")
+    return WHICH.get(part, part)
+
+
 def linked(text: str, folder: Path) -> str:
     """A notebook's text whose links to other notebooks lead to their pages, where there are."""
 
     def page(match: re.Match) -> str:
-        found = sorted(folder.glob(f"{match[1]}.ipynb")) or sorted(
-            folder.glob(f"{match[1]}-*.ipynb"), reverse=True
-        )  # of the families the SiT, of arms the first
-        return f"]({found[0].name})" if found else f"](../notebooks/{match[1]}.ipynb)"
+        found = pages_of(match[1], folder)
+        return f"]({found[0]}.ipynb)" if found else f"](../notebooks/{match[1]}.ipynb)"
 
     return re.sub(r"\]\((\d\d_\w+)\.ipynb\)", page, text)
+
+
+def pointing(file: Path, folder: Path) -> str:
+    """The text of a notebook's file, its first cell ending with links to the pages there are."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    links = [
+        f"[{which(file.stem, page) or 'page'}](../{folder.name}/{page}.ipynb)"
+        for page in pages_of(file.stem, folder)
+    ]
+    text = POINTER.sub("", "".join(content["cells"][0]["source"]))
+    text += f"\n\n*With figures: {', '.join(links)}.*" if links else ""
+    content["cells"][0]["source"] = text.splitlines(keepends=True)
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def compose(
@@ -168,31 +201,41 @@ def text_of(page: NotebookNode) -> str:
     return nbformat.writes(page) + "\n"
 
 
-def write(path: Path, page: NotebookNode) -> None:
-    """Write a page atomically."""
+def write(path: Path, text: str) -> None:
+    """Write a page or a notebook atomically."""
     with atomic(path) as part:
-        part.write_text(text_of(page), encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
 
 
 def main(arguments: list[str]) -> int:
-    """Bring the pages' text up to their notebooks; returns 1 if --check finds one that is not."""
+    """Bring the pages' text up to their notebooks, and the notebooks' links to the pages; returns 1
+    if --check finds something to do."""
     parser = argparse.ArgumentParser(prog="python -m companion.pipeline.page")
-    parser.add_argument("--check", action="store_true", help="write nothing, list stale pages")
-    check, stale = parser.parse_args(arguments).check, []
-    for path in sorted((fingerprint.ROOT / FOLDER).glob("*.ipynb")):
+    parser.add_argument("--check", action="store_true", help="write nothing, list what is stale")
+    check, stale = parser.parse_args(arguments).check, False
+    pages, notebooks = fingerprint.ROOT / FOLDER, fingerprint.ROOT / "notebooks"
+
+    def follow(path: Path, text: str) -> None:
+        nonlocal stale
+        if text != path.read_text(encoding="utf-8"):
+            stale = True
+            if check:
+                print(
+                    f"{path.name} does not follow its notebook or pages: run `make pages`",
+                    file=sys.stderr,
+                )
+            else:
+                write(path, text)
+
+    for path in sorted(notebooks.glob("*.ipynb")):
+        follow(path, pointing(path, pages))
+    for path in sorted(pages.glob("*.ipynb")):
         try:
-            page = updated(path, fingerprint.ROOT / "notebooks")
+            follow(path, text_of(updated(path, notebooks)))
         except ValueError as error:
             print(error, file=sys.stderr)
-            stale.append(path)
-            continue
-        if text_of(page) != path.read_text(encoding="utf-8"):
-            stale.append(path)
-            if check:
-                print(f"{path.name} is not as its notebook is: run `make pages`", file=sys.stderr)
-            else:
-                write(path, page)
-    return int(check and bool(stale))
+            stale = True
+    return int(check and stale)
 
 
 if __name__ == "__main__":

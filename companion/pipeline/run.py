@@ -193,7 +193,8 @@ def run(
     elif for_readers:
         from companion.pipeline import page  # here, since stages without a page need no more
 
-        page.write(for_readers, page.of_run(notebook, content, part, for_readers.parent))
+        made = page.of_run(notebook, content, part, for_readers.parent)
+        page.write(for_readers, page.text_of(made))
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from companion.pipeline.page import FOLDER
+from companion.pipeline.page import FOLDER, pages_of
 from companion.published import fid_ratios
 from companion.report import capabilities, claims, findings, links, questions, rendering, which_w
 from companion.report.evidence import Reader, by_file
@@ -60,16 +60,9 @@ def notebooks(path: Path = DATA / "notebooks.yaml") -> list[dict]:
     return [{"kept": False, "questions": []} | row for row in rows]
 
 
-def pages_of(notebook: str, root: Path = ROOT) -> list[str]:
-    """The names of a notebook's pages, of which the first is shown first: the SiT's, or that of
-    its path; empty if there is none."""
-    found = [path.stem for path in (root / FOLDER).glob(f"{notebook}*.ipynb")]
-    return sorted(found, key=lambda name: (not name.endswith(("-sit", "-linear")), name))
-
-
 def shown(notebook: str) -> str:
     """The file that shows a notebook to a reader: its first page, or itself if it has none."""
-    found = pages_of(notebook)
+    found = pages_of(notebook, ROOT / FOLDER)
     return f"{FOLDER}/{found[0]}.ipynb" if found else f"notebooks/{notebook}.ipynb"
 
 

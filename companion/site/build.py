@@ -23,9 +23,9 @@ from nbformat import NotebookNode
 
 import nag
 from companion.pipeline.page import FOLDER as PAGES
-from companion.pipeline.page import INJECTED
+from companion.pipeline.page import INJECTED, pages_of
+from companion.pipeline.page import which as page_kind
 from companion.report import links, pages
-from companion.report.results import NAMES
 from nag.data.fashion_mnist import CLASSES
 from nag.support.commands import any_terminal
 from nag.support.files import read_json
@@ -34,7 +34,6 @@ from nag.support.paths import RESULTS, ROOT, WEIGHTS
 SITE = ROOT / "site"
 HOME = ("README.md", "docs/README.md")  # the site has a home of its own
 TEXTS = ("imagenet/README.md", "data/README.md")  # beside docs/
-WHICH = NAMES | {"linear": "SiT's path", "ddpm": "DiT's path", "sde": "stochastic sampler"}
 LIVE = ("sit.safetensors", "estimator-linear.safetensors")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 SHOWN_AS_THEY_ARE = (".png", ".svg", ".md", ".json", ".csv", ".npz", ".safetensors")
@@ -88,7 +87,7 @@ class Links:
         if file in HOME:
             return "index.md"
         path = Path(file)
-        if path.suffix == ".ipynb" and (found := pages.pages_of(path.stem)):
+        if path.suffix == ".ipynb" and (found := pages_of(path.stem, ROOT / PAGES)):
             return f"{PAGES}/{found[0]}.ipynb"
         module = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
         return f"api/{module}.rst" if path.suffix == ".py" and module in modules() else None
@@ -120,22 +119,16 @@ def section(file: str, heading: str) -> str:
     return match[0]
 
 
-def _which(notebook: dict, page: str) -> str:
-    """Which of a notebook's pages one is, such as its family; "" for the only one."""
-    parts = page.removeprefix(notebook["notebook"]).strip("-").split("-")
-    return ", ".join(WHICH.get(part, part) for part in parts)
-
-
 def _title(notebook: dict, page: str) -> str:
     """What a page of a notebook is called in the table of contents."""
-    which = _which(notebook, page)
+    which = page_kind(notebook["notebook"], page)
     return f"{notebook['notebook'][:2]} · {notebook['brief']}" + (f" ({which})" if which else "")
 
 
 def _of(path: str) -> Iterator[tuple[dict, str]]:
     for notebook in pages.notebooks():
         if notebook["path"] == path:
-            for page in pages.pages_of(notebook["notebook"]):
+            for page in pages_of(notebook["notebook"], ROOT / PAGES):
                 yield notebook, page
 
 
@@ -149,11 +142,13 @@ def listed(path: str) -> str:
     """The notebooks of a reader's path as a list, each with all its pages."""
     rows = []
     for notebook in pages.notebooks():
-        found = pages.pages_of(notebook["notebook"])
+        found = pages_of(notebook["notebook"], ROOT / PAGES)
         if notebook["path"] != path or not found:
             continue
         name = f"{notebook['notebook'][:2]} · {notebook['subject']}"
-        more = [f"[{_which(notebook, page)}]({PAGES}/{page}.ipynb)" for page in found[1:]]
+        more = [
+            f"[{page_kind(notebook['notebook'], page)}]({PAGES}/{page}.ipynb)" for page in found[1:]
+        ]
         rows.append(
             f"* [{name}]({PAGES}/{found[0]}.ipynb)" + "".join(f" · {link}" for link in more)
         )

@@ -116,7 +116,7 @@ async function show() {
   const called = `w = ${w}, CFG ${cfg}`;
   $("explorer-name").textContent = called;
   $("explorer-nag").setAttribute("aria-label", `Forty images of the same seeds, ${called}`);
-  const late = `Late shift (t ≤ 0.2): no guidance ${interval(set.shifts[0].late)}`;
+  const late = `Late shift (σ/α ≤ 0.25): no guidance ${interval(set.shifts[0].late)}`;
   $("explorer-said").textContent = `${late}; ${called}: ${interval(set.shifts[row].late)}.`;
   shiftChart(set, row);
   mapChart(family, w, cfg);
