@@ -139,7 +139,8 @@ def sample(
 
     States are kept in float16, whose rounding (2e-4 of a pixel's range) is far below the least
     noise on the grid. `decode` makes images in [-1, 1] of latents; `solver`, of a sampler's
-    signature, takes the place of the named one, whose grid it gets. In the folder `keep`, which
+    signature, takes the place of the named one, whose grid it gets. Where its last state has
+    several images as further channels, "images" has them all. In the folder `keep`, which
     `batches` names, every batch is kept as it is made, so that a killed run goes on from there.
     Raises FloatingPointError if a sample is not finite."""
     c, device = net.config, best_device()
@@ -160,7 +161,7 @@ def sample(
         trajectory = []
         for k, (x, _) in enumerate(solver(field, noise(shape), times, noise, c.path)):
             if part.trajectories and k in kept:
-                trajectory.append(x[: part.trajectories].half().cpu())
+                trajectory.append(x[: part.trajectories, : c.channels].half().cpu())
             bar.update(part.n_images if k else 0)
         if not torch.isfinite(x).all():
             raise FloatingPointError(
@@ -267,12 +268,17 @@ def code_version() -> str:
 
 GRID_NAMES = {
     "uniform": "uniform in t",
-    "sde": "uniform in t, last step 0.04, drift only",
+    "sde": "uniform in t, then one step from {last:g} to 0",
     "respaced": "DDPM's levels, evenly respaced",
     "logsnr": "uniform in log SNR",
     "edm": "EDM, rho 7",
     "shifted": "uniform in t, shifted by 3",
 }
+
+
+def _grid_name(config: SampleConfig, path: str) -> str:
+    last = float(time_grid(config.sampler, config.steps, path, config.grid)[-2])
+    return GRID_NAMES[resolve_grid(config.sampler, path, config.grid)].format(last=last)
 
 
 def protocol(arm: Arm, config: SampleConfig, weights_sha256: str, family: str) -> dict:
@@ -283,7 +289,7 @@ def protocol(arm: Arm, config: SampleConfig, weights_sha256: str, family: str) -
         "guidance": arm.model_dump(mode="json"),
         "solver": resolve(config.sampler, path),
         "steps": config.steps,
-        "grid": GRID_NAMES[resolve_grid(config.sampler, path, config.grid)],
+        "grid": _grid_name(config, path),
         "n": config.n_images,
         "seeds": [config.seeds[0], config.seeds[-1]],
         "label_mode": "balanced, seed mod classes",

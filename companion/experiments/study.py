@@ -68,13 +68,29 @@ def _measured(
     """What is kept of an arm: features of all images, levels of some, the first ten images."""
     run = sample(net, terms, config, progress=False, solver=solver, keep=keep)
     levels = estimated_times(reader, run["states"]) if reader else np.zeros((0, len(run["times"])))
-    features = spaces.features_of(run["images"])
-    return {name: run[name] for name in ("times", "seeds", "labels", "nfe", "seconds")} | {
-        "levels": levels,
-        "images": run["images"][:10],
-        "features": features.first.numpy(),
-        "second": features.second.numpy(),
-    }
+    row = {name: run[name] for name in ("times", "seeds", "labels", "nfe", "seconds")}
+    row["levels"] = levels
+    images = np.split(run["images"], run["images"].shape[1] // net.config.channels, axis=1)
+    for suffix, of in zip(_suffixes(len(images)), images, strict=True):
+        features = spaces.features_of(of)
+        row |= {
+            f"images{suffix}": of[:10],
+            f"features{suffix}": features.first.numpy(),
+            f"second{suffix}": features.second.numpy(),
+        }
+    return row
+
+
+def _suffixes(ends: int) -> list[str]:
+    """What follows the names of an arm's images and features, of the first end none."""
+    return ["", *(f" {k}" for k in range(1, ends))]
+
+
+def at_end(row: Row, k: int) -> Row:
+    """An arm with the images of its solver's end number k in the place of the first (0)."""
+    if k == 0:
+        return row
+    return row | {name: row[f"{name} {k}"] for name in ("images", "features", "second")}
 
 
 def _guidance(net: DiT, terms: Sequence[Term], config: SampleConfig) -> list:
@@ -104,12 +120,12 @@ def kept_arm(
 
     features (N, 192) and in the second space (N, 64), levels (M, K) that `reader` sees in the
     states of `config.trajectories` images at times (K,), the first ten images, seeds, labels, nfe,
-    seconds. The key has all that
-    decides them: `config`, the guidance, `settings`, PyTorch, the code's fingerprint, the contents
-    of the files of `weights`: name every network that is run (guided, negative, head, estimator);
-    the extractor is added. `code` is other functions of ours that decide them, such as `solver`.
-    Call `reference` first, which registers the extractor. Raises ValueError if there is a reader
-    and no file of an estimator among `weights`."""
+    seconds; more images and features if `solver` gives several images at its end (`at_end`). The
+    key has all that decides them: `config`, the guidance, `settings`, PyTorch, the code's
+    fingerprint, the contents of the files of `weights`: name every network that is run (guided,
+    negative, head, estimator); the extractor is added. `code` is other functions of ours that
+    decide them, such as `solver`. Call `reference` first, which registers the extractor. Raises
+    ValueError if there is a reader and no file of an estimator among `weights`."""
     files = sorted({Path(file) for file in weights} | {EXTRACTOR})
     if reader and not any("estimator" in file.name for file in files):
         raise ValueError(f"{name}: the estimator decides the levels, so add its file to weights")

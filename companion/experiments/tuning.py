@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 import torch
@@ -116,7 +117,13 @@ class Sweep:
         return self.rows[-1]
 
 
-def tune(sweep: Sweep, start: Mapping[str, Sequence[Arm]], budget: int) -> pd.DataFrame:
+class Measure(Protocol):
+    """What measures an arm: its row has "w_nag", "cfg" and "fd_inf"."""
+
+    def row(self, arm: Arm) -> dict: ...
+
+
+def tune(sweep: Measure, start: Mapping[str, Sequence[Arm]], budget: int) -> pd.DataFrame:
     """A row for every arm tried: no guidance, and for each other arm of `start` the given ones and
     those that `search` tries next, at most `budget` each; "arm" is its name."""
 

@@ -85,6 +85,11 @@ def _papers_ratios(reader: Reader, families: Sequence[str], key: str) -> list[Ro
     ]
 
 
+def _of_both_samplers(reader: Reader, families: Sequence[str], key: str) -> list[Row]:
+    """A ratio with the deterministic samplers, then with the paper's where they have run."""
+    return _ratios(reader, families, key) + _papers_ratios(reader, families, key)
+
+
 def _late_shift(reader: Reader, families: Sequence[str]) -> list[Row]:
     return _of_samplers(reader, families, "shift_late")
 
@@ -113,22 +118,24 @@ def _late_ratio(reader: Reader, families: Sequence[str]) -> list[Row]:
 
 def _over_cfg(reader: Reader, families: Sequence[str]) -> list[Row]:
     """NAG over CFG, with NAG over no guidance and the point values of the three distances."""
-    gains = _ratios(reader, families, "nag over none")
-    distance = {
-        family: {
-            arm: reader.result(f"quality-{family}", f"{arm}/fd_inf/value")
-            for arm in ("none", "nag", "cfg")
+
+    def distances(file: str, key: str) -> dict[str, float]:
+        return {
+            arm: reader.number(file, f"{key}{arm}/fd_inf/value") for arm in ("none", "nag", "cfg")
         }
-        for family in families
-    }
+
+    rows = _of_both_samplers(reader, families, "nag over cfg")
+    gains = _of_both_samplers(reader, families, "nag over none")
+    found = [distances(f"results/metrics/quality-{family}.json", "") for family in families]
+    found += [distances(file, "arms/") for f in families if (file := _papers(reader, f))]
     return [
-        row | {"gain": _interval(gain), "distance": distance[row["family"]]}
-        for row, gain in zip(_ratios(reader, families, "nag over cfg"), gains, strict=True)
+        row | {"gain": _interval(gain), "distance": distance}
+        for row, gain, distance in zip(rows, gains, found, strict=True)
     ]
 
 
 def _pair_over_cfg(reader: Reader, families: Sequence[str]) -> list[Row]:
-    return _ratios(reader, families, "cfg+nag over cfg")
+    return _of_both_samplers(reader, families, "cfg+nag over cfg")
 
 
 def _gains_compared(reader: Reader, families: Sequence[str]) -> list[Row]:

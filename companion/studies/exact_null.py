@@ -20,7 +20,7 @@ from nag.estimator import NoiseEstimator, log_prob_gradient, posterior_mean
 from nag.guidance import GuidedField, Term, classifier_noise_awareness, noise_awareness
 from nag.interpolant import add_noise, convert
 from nag.losses import denoising_loss
-from nag.models import PATH_OF, DiT
+from nag.models import DiT
 from nag.pretrained.exact_null import (
     Level,
     ScoreAtOwnLevel,
@@ -122,14 +122,6 @@ def on_toy(images: int, times: Sequence[float], w: float) -> dict:
 
 
 # ---- the twins
-
-
-def family_of(name: str, file: Path) -> Family:
-    """A network of a family in any file, with the committed estimator."""
-    process = PATH_OF[name]
-    files = [file, study.estimator_file(process)]
-    net = checkpoint.load(file).to(best_device())
-    return Family(name, net, study.load_reader(process), files)
 
 
 @dataclass(frozen=True)

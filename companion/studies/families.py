@@ -30,7 +30,12 @@ class Family:
 
 def load_family(name: str, weights: Path) -> Family:
     """FAMILY.safetensors in a folder, and the committed estimator."""
-    process, file = PATH_OF[name], Path(weights) / f"{name}.safetensors"
+    return family_of(name, Path(weights) / f"{name}.safetensors")
+
+
+def family_of(name: str, file: Path) -> Family:
+    """A network of a family in any file, with the committed estimator."""
+    process = PATH_OF[name]
     net = checkpoint.load(file).to(best_device())
     return Family(name, net, study.load_reader(process), [file, study.estimator_file(process)])
 

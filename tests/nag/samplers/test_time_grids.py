@@ -24,6 +24,9 @@ def test_uniform_and_sde():
     times = sde_times(25)
     assert len(times) == 26 and times[0] == 1 and times[-2:].tolist() == [0.04, 0.0]
     assert_close(times[:-1].diff(), torch.full((24,), -0.04, dtype=torch.float64))
+    last = {n: sde_times(n)[-2].item() for n in (2, 50, 250, 500, 1000)}
+    assert last == pytest.approx({2: 0.04, 50: 0.04, 250: 0.04, 500: 0.02, 1000: 0.01})
+    assert sde_times(1000, 0.04)[-2] == 0.04
 
 
 @pytest.mark.parametrize("path", ["linear", "cosine", "vp", "ddpm"])

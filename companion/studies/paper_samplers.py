@@ -1,0 +1,258 @@
+"""What notebook 32 measures: the paper's own samplers in its 250 steps (Euler-Maruyama for SiT,
+DDPM for DiT), without guidance, with NAG, with CFG and with both.
+
+Euler-Maruyama's trajectories end in two images each, by Tweedie's formula and by SiT's own last
+step, from the same last evaluation: the second leaves noise in images of pixels."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from companion.experiments import readings, study, tuning
+from companion.experiments.evaluation import PAIRS
+from companion.experiments.generate import Arm, SampleConfig, protocol
+from companion.experiments.spaces import Features
+from companion.studies.families import Family
+from companion.studies.intervals import ENDS
+from nag import checkpoint
+from nag.data import fashion_mnist
+from nag.interpolant import falling
+from nag.samplers.one_step import Field, Noise, State, euler_maruyama_step
+from nag.samplers.registry import resolve
+from nag.support.uncertainty import Interval
+
+Rows = dict[str, study.Row]  # by arm, such as "cfg-nag"
+LAST_STEPS = ("tweedie", "mean")  # Euler-Maruyama's; the first is the headline
+NAMES = {"tweedie": "Tweedie's", "mean": "SiT's, along the drift"}
+NUMBERS = ("shift_late", "middle", "growth", "spread_late", "late_ratio")
+
+
+def euler_maruyama_with_both_ends(
+    field: Field, x: Tensor, times: Tensor, noise: Noise, path: str = "linear"
+) -> Iterator[State]:
+    """Euler-Maruyama whose last state (B, 2 C, H, W) has the images of both LAST_STEPS as channels,
+    made of one evaluation."""
+    yield x, float(times[0])
+    *steps, (t, s) = pairwise(falling(times))
+    for now, then in steps:
+        x = euler_maruyama_step(field, x, now, then, noise, path)
+        yield x, then
+    v = field(x, t)
+    ends = [
+        euler_maruyama_step(lambda *_: v, x, t, s, noise, path, True, last_step=kind)
+        for kind in LAST_STEPS
+    ]
+    yield torch.cat(ends, dim=1), s
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the arms of a family are sampled, and where they are kept."""
+
+    family: Family
+    folder: Path
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The last steps whose images an arm has."""
+        return LAST_STEPS if resolve("sde", self.family.path) == "euler_maruyama" else ("",)
+
+    def arm(self, arm: Arm, config: SampleConfig) -> study.Row:
+        """An arm under the paper's sampler, kept with everything that decides it."""
+        several = len(self.ends) > 1
+        reader = self.family.reader if config.trajectories else None
+        return study.kept_arm(
+            self.folder,
+            f"{self.family.name}-w{arm.w_nag:g}-cfg{arm.cfg:g}",
+            self.family.net,
+            arm.terms(),
+            config,
+            weights=self.family.files,
+            reader=reader,
+            solver=euler_maruyama_with_both_ends if several else None,
+            code=[euler_maruyama_with_both_ends] if several else [],
+        )
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Arms as `tuning.tune` tries them: on tuning seeds, by the first of the last steps."""
+
+    sampling: Sampling
+    config: SampleConfig
+    real: Features
+
+    def row(self, arm: Arm) -> dict[str, float]:
+        """Bias-corrected distances of an arm, by the first last step in "fd_inf"."""
+        row = self.sampling.arm(arm, self.config)
+        found: dict[str, float] = {"w_nag": arm.w_nag, "cfg": arm.cfg}
+        for k, end in enumerate(self.sampling.ends):
+            name = f"fd_inf_{end}" if k else "fd_inf"
+            found[name] = study.bias_corrected(study.at_end(row, k), self.real)["value"]
+        return found
+
+
+def first(row: study.Row, n: int) -> study.Row:
+    """An arm's first n images."""
+    named = ("features", "second", "seeds", "labels")
+    return row | {name: x[:n] for name, x in row.items() if name.split()[0] in named}
+
+
+def sampled(
+    sampling: Sampling, chosen: Mapping[str, Arm], config: SampleConfig, pair_images: int
+) -> Rows:
+    """The four arms on the report's seeds; no guidance and NAG, whose ratio is the headline, with
+    `pair_images` if those are more."""
+    rows = {}
+    for name, arm in chosen.items():
+        n = max(config.n_images, pair_images) if name in ("none", "nag") else config.n_images
+        rows[name] = sampling.arm(arm, config.model_copy(update={"n_images": n}))
+    return rows
+
+
+def ratios(rows: Rows, real: Features, k: int = 0) -> dict[str, dict]:
+    """The pairs of notebook 7, each on all images that both arms have, at the end number k."""
+    found = {}
+    for pair, (a, b) in PAIRS.items():
+        n = min(len(rows[a]["seeds"]), len(rows[b]["seeds"]))
+        one, other = (study.at_end(first(rows[arm], n), k) for arm in (a, b))
+        found[pair] = study.ratio(one, other, real)
+    return found
+
+
+def shifts(
+    rows: Rows, family: Family, resamples: int
+) -> tuple[dict[str, dict[str, Interval]], dict]:
+    """The noise shift of every arm against forward states: its numbers by arm, and curves for
+    figures."""
+    found = study.shifts(rows, family.path, family.reader, resamples)
+    times = rows["none"]["times"]
+    of = readings.Readings(
+        family.path,
+        times,
+        np.zeros((0, len(times))),
+        {arm: row["levels"] for arm, row in rows.items()},
+        found,
+        {},
+    )
+    n = len(rows["none"]["levels"])
+    seeds = rows["none"]["seeds"][[0, n - 1]].tolist()
+    curves = readings.curves(of, n=n)
+    return readings.numbers(of, n=n, seeds=seeds), curves
+
+
+def corner_noise(images: np.ndarray, size: int = 3) -> float:
+    """Root mean square distance from black, -1, of the corners' size x size pixels of uint8 images
+    (N, 1, H, W): Fashion-MNIST's ground is black, so that noise left in an image shows there."""
+    x = fashion_mnist.to_float(torch.from_numpy(images)) + 1
+    rows = torch.cat([x[..., :size, :], x[..., -size:, :]], dim=-2)
+    corners = torch.cat([rows[..., :size], rows[..., -size:]], dim=-1)
+    return float(corners.square().mean().sqrt())
+
+
+def measured(
+    sampling: Sampling,
+    rows: Rows,
+    chosen: Mapping[str, Arm],
+    config: SampleConfig,
+    real: Features,
+    resamples: int,
+) -> dict:
+    """The numbers of the study. "arms" has the first last step's, as results/summary.json takes
+    them over; "ends" those of the other one."""
+    family, test = sampling.family, fashion_mnist.load_fashion_mnist("test")[0][:10].numpy()
+    shift, curves = shifts(rows, family, resamples)
+    ends: dict[str, dict] = {
+        end: {
+            "arms": {
+                arm.replace("-", "+"): x
+                for arm, x in study.quality(
+                    {name: study.at_end(row, k) for name, row in rows.items()}, real
+                ).items()
+            },
+            "ratios": ratios(rows, real, k),
+            "corner_noise": {
+                name.replace("-", "+"): corner_noise(study.at_end(row, k)["images"])
+                for name, row in rows.items()
+            }
+            | {"real images": corner_noise(test)},
+        }
+        for k, end in enumerate(sampling.ends)
+    }
+    head, *others = sampling.ends
+    sha = checkpoint.sha256(family.files[0])
+    arms = {}
+    for name, row in rows.items():
+        arm, n = name.replace("-", "+"), len(row["seeds"])
+        made = protocol(
+            chosen[name], config.model_copy(update={"n_images": n}), sha, family.name
+        ) | {"nfe": int(row["nfe"])}
+        seeds = {"seeds": made["seeds"]}
+        arms[arm] = {metric: x | seeds for metric, x in ends[head]["arms"][arm].items()} | {
+            "shift_late": shift[arm]["shift_late"],
+            "nfe": int(row["nfe"]),
+            "protocol": made | ({"last_step": NAMES[head]} if head else {}),
+        }
+    return {
+        "family": family.name,
+        "sampler": resolve("sde", family.path),
+        "steps": config.steps,
+        "n": {name.replace("-", "+"): len(row["seeds"]) for name, row in rows.items()},
+        "seeds": [
+            config.seeds[0],
+            config.first_seed + max(len(r["seeds"]) for r in rows.values()) - 1,
+        ],
+        "trajectories": len(rows["none"]["levels"]),
+        "last_step": head,
+        "arms": arms,
+        "ratios": ends[head]["ratios"],
+        "corner_noise": ends[head]["corner_noise"],
+        "shift": shift,
+        "curves": curves,
+        "ends": {end: ends[end] for end in others},
+        "evaluations_times_images": sum(int(r["nfe"]) * len(r["seeds"]) for r in rows.values()),
+    }
+
+
+def table(numbers: Mapping) -> pd.DataFrame:
+    """A row for every arm and last step: weights, evaluations, quality and shift."""
+    lines = []
+    by_end = {numbers["last_step"]: numbers["arms"]} | {
+        end: found["arms"] for end, found in numbers["ends"].items()
+    }
+    for end, arms in by_end.items():
+        for arm, found in arms.items():
+            made = numbers["arms"][arm]
+            guidance = made["protocol"]["guidance"]
+            line = {"arm": arm, "last_step": end}
+            line |= {"w_nag": guidance["w_nag"], "cfg": guidance["cfg"], "nfe": made["nfe"]}
+            for metric, x in ({**found, "shift_late": made["shift_late"]}).items():
+                if isinstance(x, Mapping) and "low" in x:
+                    line |= {f"{metric}_{e}" if e != "value" else metric: x[e] for e in ENDS}
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def budget(table: pd.DataFrame, config: SampleConfig, candidates: int) -> dict:
+    """What the choice of the weights cost, the same for every method."""
+    return {
+        "budget": candidates,
+        "tried": table.arm.value_counts().to_dict(),
+        "n": config.n_images,
+        "seeds": [config.seeds[0], config.seeds[-1]],
+        "steps": config.steps,
+        "at_an_end": tuning.ends(table, tuning.best(table)),
+        "rows": table.to_dict("records"),
+    }
+
+
+def starts(w_values: Sequence[float], cfg_values: Sequence[float], pairs: Sequence) -> dict:
+    """What the search of each arm begins with, as `tuning.candidates`; `pairs` are [w, scale]."""
+    alone = tuning.candidates(w_values, cfg_values, [], [])
+    return alone | {"cfg-nag": [Arm(w_nag=w, cfg=scale) for w, scale in pairs]}
