@@ -1,12 +1,13 @@
 """The claims ledger: verdicts follow from intervals, and what studies found joins them."""
 
+import numpy as np
 import pytest
 
-from companion.report import claims, findings
+from companion.report import claims, findings, results
 from companion.report.evidence import Reader, check
 from companion.report.questions import ANSWERS
 from nag.support.files import read_json
-from nag.support.paths import RESULTS
+from nag.support.paths import RESULTS, ROOT
 
 FAMILIES = ("sit", "dit")
 
@@ -165,3 +166,54 @@ def test_the_committed_ledger_is_made_from_the_committed_results():
     assert [row["id"] for row in made if row != committed[row["id"]]] == [], (
         "run `dvc repro claims` and commit results/claims.json"
     )
+
+
+def papers_study(family, gain):
+    """Numbers of notebook 32 in the form that claims and summary read, made up."""
+    arms = ("none", "nag", "cfg", "cfg+nag")
+    metrics = ("fd", "fd_inf", "fd_inf_second", "kid", "precision", "recall")
+    pairs = ("nag over none", "nag over cfg", "cfg+nag over cfg", "cfg over none")
+    shift = ("shift_late", "middle", "growth", "late_ratio")
+    protocol = {"steps": 250, "guidance": {"w_nag": 0.5, "cfg": 1.1}}
+    ratio = interval(gain - 0.05, gain + 0.05) | {"bias_corrected": True}
+    return {
+        "family": family,
+        "steps": 250,
+        "arms": {
+            arm: {metric: interval(4 - k, 5 - k) | {"n": 9} for metric in (*metrics, "shift_late")}
+            | {"nfe": 250, "protocol": protocol}
+            for k, arm in enumerate(arms)
+        },
+        "ratios": {pair: ratio | {"second": ratio} for pair in pairs},
+        "shift": {arm: {name: interval(0.01, 0.02) for name in shift} for arm in arms},
+    }
+
+
+def test_claims_and_summary_take_over_the_papers_samplers_once_they_are_measured():
+    made = {
+        results.STUDY.format(family="sit"): papers_study("sit", 0.9),
+        results.STUDY.format(family="dit"): papers_study("dit", 0.5),
+    }
+    reader = Reader(lambda file: made[file] if file in made else read_json(ROOT / file))
+    rows = {row["id"]: row for row in claims.ledger(reader, FAMILIES)}
+    for name in ("C1", "C2", "C4"):
+        samplers = [x["sampler"] for x in rows[name]["ours"]]
+        assert samplers == ["Euler", "Euler–Maruyama, 250 steps", "DDIM", "DDPM, 250 steps"]
+    late = rows["C1"]["ours"][1]
+    assert late["value"] == pytest.approx(0.015) and late["verdict"] == "reproduced"
+    assert rows["C4"]["ours"][1]["value"] == pytest.approx(0.015)
+    for name, key in (("C5", "nag over cfg"), ("C6", "cfg+nag over cfg")):
+        assert [x["value"] for x in rows[name]["ours"][2:]] == pytest.approx([0.9, 0.5])
+        assert {"file": results.STUDY.format(family="dit"), "key": f"ratios/{key}"} in rows[name][
+            "evidence"
+        ]
+    fast, papers = rows["C8"]["ours"]
+    assert papers["value"] == pytest.approx(0.9 / 0.5) and papers["verdict"] == "reproduced"
+    assert papers["low"] == pytest.approx(1.8 * np.exp(-np.hypot(0.0556, 0.1003)), rel=1e-3)
+    assert fast != papers and "Euler–Maruyama, 250 steps" in rows["C8"]["note"]
+    summary = results.build_summary(reader, FAMILIES)
+    assert summary["sit"]["sde"] == made[results.STUDY.format(family="sit")]["arms"]
+    found = results.ratios_to_unguided(reader, summary, "dit", "second", "sde")
+    assert found["nag"]["value"] == pytest.approx(0.5) and "none" not in found
+    assert found["cfg"]["value"] == pytest.approx(0.5) and found["cfg+nag"]["low"] is None
+    assert results.ratios_to_unguided(reader, summary, "sit", "second") == {}  # not measured yet
