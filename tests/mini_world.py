@@ -112,9 +112,9 @@ def build(root):
     params["estimator"].update(images_seen=5120, warmup_steps=2, ema_decay=0.5, n_test=32)
     params["sample"].update(
         n_images=32,
-        steps=12,
+        steps=16,
         trajectories=12,
-        states_every=2,
+        states_every=1,  # so that one state is late, at sigma / alpha <= 0.25, on either path
         network_batch=12,
         shard_size=2,
         resamples=20,

@@ -236,7 +236,7 @@ def test_the_table_has_our_column_the_published_one_and_the_difference(world, mo
             protocol["solver"] == {"sit": "euler_maruyama", "dit": "ddpm"}[family]
             and protocol["n"] == 32
         )
-        assert protocol["nfe"] == 24 and len(protocol["weights_sha256"]) == 64
+        assert protocol["nfe"] == 32 and len(protocol["weights_sha256"]) == 64
         assert (root / f"imagenet/results/figures/{family}_shift.png").stat().st_size > 5000
         assert (root / f"imagenet/results/figures/{family}_posterior.png").stat().st_size > 5000
 
