@@ -27,7 +27,13 @@ NAMES = {
 }
 CONFIG, MODEL, CARD = "config.json", "model.safetensors", "README.md"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-METRICS = {"fd": "Fréchet distance", "kid": "KID", "precision": "precision", "recall": "recall"}
+METRICS = {
+    "fd_inf": "bias-corrected Fréchet distance",
+    "fd": "Fréchet distance",
+    "kid": "KID",
+    "precision": "precision",
+    "recall": "recall",
+}
 
 
 def weights_file(name: str) -> Path:
@@ -99,7 +105,8 @@ def _config(net: DiT) -> dict:
 
 def model_index(name: str, dataset: str, arms: Mapping[str, Mapping[str, Any]]) -> list[dict]:
     """The `model-index` of a model card: one entry for each arm and metric of `arms`, {arm:
-    {metric: {"value", …}}}, as one family of results/summary.json has them."""
+    {metric: {"value", …}}}, as one family and sampler of results/summary.json
+    has them."""
     found = [
         {"type": metric, "name": f"{title}, {arm}", "value": values[metric]["value"]}
         for arm, values in arms.items()

@@ -83,13 +83,15 @@ def test_a_folder_whose_parts_differ_is_refused(tmp_path, net):
 
 
 def test_the_card_holds_the_numbers_of_the_summary(tmp_path, net):
-    arms = json.loads((ROOT / "results/summary.json").read_bytes())["sit"]
+    arms = json.loads((ROOT / "results/summary.json").read_bytes())["sit"]["ode"]
     nag.export_pretrained(tmp_path, net, name="SiT-mini", arms=arms)
     head = yaml.safe_load((tmp_path / "README.md").read_text().split("---\n")[1])
     (model,) = head["model-index"]
     metrics = {m["name"]: m["value"] for m in model["results"][0]["metrics"]}
     assert model["name"] == "SiT-mini" and len(metrics) == 4 * len(hub.METRICS)
     assert metrics["Fréchet distance, cfg+nag"] == arms["cfg+nag"]["fd"]["value"]
+    corrected = "bias-corrected Fréchet distance, nag"
+    assert metrics[corrected] == arms["nag"]["fd_inf"]["value"]
 
 
 def test_the_hubs_own_reader_takes_the_card(tmp_path, net):
