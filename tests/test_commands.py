@@ -147,7 +147,11 @@ def test_every_documented_command_is_here():
     files += [path for room in ("nag", "companion") for path in (ROOT / room).rglob("*.py")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     named = set(re.findall(r"-m\s+((?:nag|companion)(?:\.\w+)+)", text))
-    alone = {"companion.pipeline.locks", "companion.report.summary"}
+    alone = {
+        "companion.pipeline.locks",
+        "companion.pipeline.measured",
+        "companion.report.summary",
+    }
     alone |= {f"companion.site.{stage}" for stage in ("explorer", "live", "teaser")}
     assert named - WRONG.keys() == alone
 
