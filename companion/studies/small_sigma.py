@@ -168,7 +168,9 @@ def over_everywhere(rows: Rows, real: Features, what: str) -> dict[Key, dict]:
         if what in key[2]:
             everywhere = rows[*key[:2], "nag"]
             n = len(row["seeds"])
-            first = {name: everywhere[name][:n] for name in ("seeds", "labels", "features", "second")}
+            first = {
+                name: everywhere[name][:n] for name in ("seeds", "labels", "features", "second")
+            }
             ratios[key] = study.ratio(row, first, real)
     return ratios
 
