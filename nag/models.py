@@ -11,8 +11,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from nag.interpolant import PATH_OF  # noqa: F401, the two families are networks of this kind
-
 # What nag.train.fit takes: (network, indices, generator), and the rows to evaluate if it divides.
 BatchLoss = Callable[..., Tensor]
 # (indices, generator, rows) -> x0 of those rows, e.g. of latents.

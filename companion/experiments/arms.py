@@ -25,7 +25,7 @@ from companion.experiments.generate import (
 from nag import checkpoint
 from nag.data.published_files import digest
 from nag.estimator import NoiseEstimator, posterior_mean
-from nag.models import PATH_OF
+from nag.interpolant import PATH_OF
 from nag.pretrained.null_branch import load_null
 from nag.samplers.registry import resolve, resolve_grid, time_grid
 from nag.support import distributed

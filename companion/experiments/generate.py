@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from nag.data.fashion_mnist import to_uint8
 from nag.guidance import GuidedField, Term, classifier_free, domain, noise_awareness
-from nag.models import PATH_OF, DiT
+from nag.interpolant import PATH_OF
+from nag.models import DiT
 from nag.samplers.registry import SAMPLERS, resolve, resolve_grid, time_grid
 from nag.samplers.time_grids import GRIDS
 from nag.support.device import best_device, can_compile, maybe_compile, resolve_precision

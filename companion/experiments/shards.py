@@ -84,7 +84,7 @@ class ShardConfig(BaseModel):
 
     def key(self) -> str:
         """Short hash of all that decides an image, given its seed, code included: a shard of
-        another key is made anew.
+        another key is made again.
         """
         files = [digest(ROOT / name) for name in (self.weights, self.null, self.pretrained) if name]
         decisive = {"sampler", "grid", "steps", "states_every", "network_batch"}

@@ -2,7 +2,7 @@
 goes on where it was stopped.
 
 An arm is kept as numbers: features of its images, levels read from its states, NFE and seconds.
-What decided them is its key; an arm of another key is made anew."""
+What decided them is its key; an arm of another key is made again."""
 
 import hashlib
 import json
@@ -37,6 +37,7 @@ from nag.support.paths import WEIGHTS
 from nag.support.uncertainty import Interval, mean_ratio, over_trainings  # noqa: F401, notebooks use them
 
 Row = dict[str, np.ndarray]
+OF_EACH = ("seeds", "labels", "features", "second")  # what is kept of every image of an arm
 K = TypeVar("K")  # what names an arm
 
 
@@ -84,6 +85,11 @@ def _measured(
 def _suffixes(ends: int) -> list[str]:
     """What follows the names of an arm's images and features, of the first end none."""
     return ["", *(f" {k}" for k in range(1, ends))]
+
+
+def first(row: Row, n: int) -> Row:
+    """An arm with the seeds, labels and features of its first n images only."""
+    return row | {name: x[:n] for name, x in row.items() if name.split()[0] in OF_EACH}
 
 
 def at_end(row: Row, k: int) -> Row:

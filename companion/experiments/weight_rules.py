@@ -15,7 +15,8 @@ from companion.experiments.spaces import Features, features_of
 from companion.experiments.spaces import ratio as ratio_of
 from nag import checkpoint
 from nag.auto_weight import ScheduledArm, excess, null_weight, weight_schedule
-from nag.models import PATH_OF, DiT
+from nag.interpolant import PATH_OF
+from nag.models import DiT
 from nag.samplers.registry import time_grid
 from nag.shift import estimated_times, forward_states
 from nag.support.device import best_device

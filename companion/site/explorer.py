@@ -22,7 +22,7 @@ from companion.experiments.generate import Arm, SampleConfig, batches, forget, s
 from companion.experiments.shards import ShardConfig
 from nag import checkpoint
 from nag.data import fashion_mnist
-from nag.models import PATH_OF
+from nag.interpolant import PATH_OF
 from nag.samplers.registry import resolve
 from nag.shift import estimated_times, forward_states, noise_shift
 from nag.support.files import atomic, write_json

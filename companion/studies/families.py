@@ -8,7 +8,8 @@ from torch import Tensor
 
 from companion.experiments import study
 from nag import checkpoint
-from nag.models import PATH_OF, DiT
+from nag.interpolant import PATH_OF
+from nag.models import DiT
 from nag.samplers.registry import resolve
 from nag.support.device import best_device
 

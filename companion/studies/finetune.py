@@ -202,7 +202,7 @@ class Small:
             )
         whole = {
             key: np.concatenate([row[key] for row in rows])
-            for key in ("features", "second", "levels", "seeds", "labels", "images")
+            for key in (*study.OF_EACH, "levels", "images")
         }
         whole |= {"times": rows[0]["times"], "nfe": rows[0]["nfe"]}
         return whole | {"seconds": np.sum([row["seconds"] for row in rows])}, rows

@@ -17,8 +17,7 @@ from companion.studies.families import Family
 from companion.studies.intervals import ENDS, numbers
 from nag.ddpm import LEVELS
 from nag.estimator import T_MIN
-from nag.interpolant import PATHS
-from nag.models import PATH_OF
+from nag.interpolant import PATH_OF, PATHS
 from nag.samplers.registry import resolve
 from nag.samplers.time_grids import grid as grid_of
 from nag.shift import ranges, read_at

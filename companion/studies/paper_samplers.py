@@ -98,12 +98,6 @@ class Tuning:
         return found
 
 
-def first(row: study.Row, n: int) -> study.Row:
-    """An arm's first n images."""
-    named = ("features", "second", "seeds", "labels")
-    return row | {name: x[:n] for name, x in row.items() if name.split()[0] in named}
-
-
 def sampled(
     sampling: Sampling, chosen: Mapping[str, Arm], config: SampleConfig, pair_images: int
 ) -> Rows:
@@ -121,7 +115,7 @@ def ratios(rows: Rows, real: Features, k: int = 0) -> dict[str, dict]:
     found = {}
     for pair, (a, b) in PAIRS.items():
         n = min(len(rows[a]["seeds"]), len(rows[b]["seeds"]))
-        one, other = (study.at_end(first(rows[arm], n), k) for arm in (a, b))
+        one, other = (study.at_end(study.first(rows[arm], n), k) for arm in (a, b))
         found[pair] = study.ratio(one, other, real)
     return found
 

@@ -19,7 +19,7 @@ from companion.experiments.generate import SampleConfig
 from companion.studies.families import Family
 from companion.studies.intervals import numbers
 from nag import toy
-from nag.models import PATH_OF
+from nag.interpolant import PATH_OF
 from nag.samplers.registry import SAMPLERS, resolve
 from nag.samplers.time_grids import uniform
 from nag.shift import estimated_times, forward_states, is_late, noise_shift, statement_1

@@ -167,11 +167,7 @@ def over_everywhere(rows: Rows, real: Features, what: str) -> dict[Key, dict]:
     for key, row in enough(rows).items():
         if what in key[2]:
             everywhere = rows[*key[:2], "nag"]
-            n = len(row["seeds"])
-            first = {
-                name: everywhere[name][:n] for name in ("seeds", "labels", "features", "second")
-            }
-            ratios[key] = study.ratio(row, first, real)
+            ratios[key] = study.ratio(row, study.first(everywhere, len(row["seeds"])), real)
     return ratios
 
 

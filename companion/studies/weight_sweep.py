@@ -97,10 +97,7 @@ def take(
 
 def first_images(rows: Mapping[Point, study.Row], n: int) -> dict[Point, study.Row]:
     """The same arms with their first n images only, so that all cells have as many."""
-    return {
-        p: row | {name: row[name][:n] for name in ("features", "second", "seeds", "labels")}
-        for p, row in rows.items()
-    }
+    return {p: study.first(row, n) for p, row in rows.items()}
 
 
 def late_shifts(rows: Mapping[Point, study.Row], process: str, reader: Estimator) -> dict:
@@ -164,8 +161,8 @@ def equal_gain(axes: Mapping, values: Mapping, draws: Mapping[Point, np.ndarray]
     """NAG's recall minus CFG's where both have the same distance: {"fd_inf", "strength",
     "recall_difference"}.
 
-    The places are uncertain too, so they are found anew in every draw. All None if an axis does not
-    improve, or not in 90 % of the draws."""
+    The places are uncertain too, so every draw finds its own. All None if an axis does not improve,
+    or not in 90 % of the draws."""
     resamples = len(next(iter(draws.values())))
     found = at_equal_gain(axes, values)
     drawn = [at_equal_gain(axes, {p: d[r] for p, d in draws.items()}) for r in range(resamples)]

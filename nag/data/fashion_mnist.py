@@ -31,7 +31,7 @@ CLASSES = (
     "Bag",
     "Ankle boot",
 )
-# Of the unpacked content: Debian's package holds the same bytes compressed anew, so the archives'
+# Of the unpacked content: Debian's package holds the same bytes compressed again, so the archives'
 # sums differ.
 MD5 = {
     "train-images-idx3-ubyte.gz": "f4a8712d7a061bf5bd6d2ca38dc4d50a",

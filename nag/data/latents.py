@@ -1,7 +1,7 @@
 """Images as an autoencoder's latents: posterior mean and standard deviation in checked shards, read
 by memory-mapping.
 
-DiT and SiT encode each image anew in each step; here once, for the image and its mirror image, and
+DiT and SiT encode each image again in each step; here once, for the image and its mirror image, and
 the posterior is sampled in training, which gives the same distribution. The moments are kept in
 float16: that moves a value by at most 1/2048 of itself, about 2e-4 of the latents' spread and far
 below a grey level once decoded, and takes half the disk of float32 (ImageNet with flips: 42 GB at

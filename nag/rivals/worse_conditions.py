@@ -28,7 +28,7 @@ class OtherLevel(nn.Module):
         super().__init__()
         self.net, self.config = net, net.config
         self.lowest = 1 / LEVELS if net.config.path == "ddpm" else 0.0
-        # a tensor, since torch.compile would compile a number anew for each value
+        # a tensor, since torch.compile would compile a number again for each value
         self.register_buffer("shift", torch.tensor(shift))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor, drop_noise: Tensor, **how: bool) -> Tensor:

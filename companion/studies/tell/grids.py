@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from companion.plots import study_figures, style
 from companion.studies.tell.looks import OF_FAMILY
 from companion.studies.tell.words import listed, mini, sampler_name
-from nag.models import PATH_OF
+from nag.interpolant import PATH_OF
 from nag.samplers.registry import resolve
 from nag.support.uncertainty import outcome, show, sign
 

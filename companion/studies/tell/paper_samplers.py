@@ -12,7 +12,7 @@ from companion.plots import study_figures as drawing
 from companion.plots.style import DIM, INK, TITLES, WIDTH, arm_style, frame, line, style
 from companion.published import MODELS, fid_ratios
 from companion.studies.tell.words import listed, mini, sampler_name
-from nag.models import PATH_OF
+from nag.interpolant import PATH_OF
 from nag.shift import late_time
 from nag.support.uncertainty import outcome, show, sign
 

@@ -12,7 +12,7 @@ from companion.plots import study_figures, style
 from companion.studies.tell.grids import CAVEAT, NAMES, grouped, solvers_of, split
 from companion.studies.tell.looks import OF_FAMILY
 from companion.studies.tell.words import listed, mini
-from nag.models import PATH_OF
+from nag.interpolant import PATH_OF
 from nag.support.uncertainty import Interval, outcome, show, sign
 
 SIZES = {

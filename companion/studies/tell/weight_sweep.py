@@ -16,7 +16,7 @@ from companion.plots import study_figures as drawing
 from companion.plots import style
 from companion.studies.tell.words import listed, mini, sampler_name
 from companion.studies.weight_sweep import NONE, Point, label
-from nag.models import PATH_OF
+from nag.interpolant import PATH_OF
 from nag.samplers.registry import resolve
 from nag.support.uncertainty import outcome, show, sign, verdict
 

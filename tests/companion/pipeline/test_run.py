@@ -218,6 +218,18 @@ for k in range(3):
 """
 
 
+def repeated(root):
+    """Three times `dvc repro` in a repository: what each printed, and the errors of all."""
+    env = COLD | {
+        "DVC_ROOT": str(root),
+        "PYTHONPATH": f"{root}{os.pathsep}{fingerprint.ROOT}",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", DVC], cwd=root, env=env, text=True, capture_output=True
+    )
+    return done.stdout.split("repro "), done.stderr
+
+
 def test_code_edited_while_dvc_runs_the_stage(tmp_path):
     """It ends well and says so; the next `dvc repro` runs it again, then nothing is left."""
     small_repository(
@@ -236,19 +248,12 @@ stages:
     deps: [build/fingerprints/01_first.measure.txt]
     outs: [first: {{cache: false}}]
 """)
-    env = COLD | {
-        "DVC_ROOT": str(tmp_path),
-        "PYTHONPATH": f"{tmp_path}{os.pathsep}{fingerprint.ROOT}",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", DVC], cwd=tmp_path, env=env, text=True, capture_output=True
-    )
-    first, second, third, _ = done.stdout.split("repro ")
+    (first, second, third, _), errors = repeated(tmp_path)
     said = (
         "The code of 01_first was edited while it ran (number): the results are of the code at the"
     )
-    assert said in done.stderr
-    assert done.stderr.count("edited while it ran") == 1
+    assert said in errors
+    assert errors.count("edited while it ran") == 1
     assert (
         second.startswith("0 0\n")
         and "Running stage 'first'" in first
@@ -279,15 +284,8 @@ stages:
     params: [used]
     outs: [first: {{cache: false}}]
 """)
-    env = COLD | {
-        "DVC_ROOT": str(tmp_path),
-        "PYTHONPATH": f"{tmp_path}{os.pathsep}{fingerprint.ROOT}",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", DVC], cwd=tmp_path, env=env, text=True, capture_output=True
-    )
-    first, second, third, _ = done.stdout.split("repro ")
-    assert done.stderr.count("a.txt changed while the stage ran: its results may be") == 1
+    (first, second, third, _), errors = repeated(tmp_path)
+    assert errors.count("a.txt changed while the stage ran: its results may be") == 1
     assert not second.startswith("0 0\n") and third.startswith("1 0\n")
     assert "Running stage 'first'" in first and "Running stage 'first'" in second
     assert "Running stage" not in third and (tmp_path / "first").read_text() == "later"
