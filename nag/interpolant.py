@@ -100,16 +100,17 @@ def falling(times: Tensor | np.ndarray) -> list[float]:
 
 
 def _check_signal(t: Tensor | float, path: str) -> None:
-    """Raise ValueError where one time is known to be pure noise: no score or eps tells x_0 there.
+    """Raise ValueError where a time is pure noise: no score or eps tells x_0 there.
 
-    Many times, or one on a GPU, are not looked at, since that would wait for the GPU."""
-    if isinstance(t, Tensor) and (t.ndim or t.device.type != "cpu"):
+    Times on a GPU are not looked at, since that would wait for it."""
+    if isinstance(t, Tensor) and (t.device.type != "cpu" or not t.numel()):
         return
-    if PATHS[path](torch.as_tensor(t, dtype=torch.float64)).alpha < PURE_NOISE:
+    latest = torch.as_tensor(t, dtype=torch.float64).max()
+    if PATHS[path](latest).alpha < PURE_NOISE:
         raise ValueError(
-            f"a prediction of eps or the score says nothing of x_0 at t = {float(t):g}, where the "
-            f"path {path!r} is pure noise: begin the grid below 1, such as uniform(50, 0.99), or "
-            "predict v or x0"
+            "a prediction of eps or the score says nothing of x_0 at "
+            f"t = {float(latest):g}, where the path {path!r} is pure noise: begin the grid below "
+            "1, such as uniform(50, 0.99), or predict v or x0"
         )
 
 

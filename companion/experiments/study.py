@@ -33,6 +33,7 @@ from nag.guidance import Term
 from nag.models import DiT
 from nag.samplers.registry import time_grid
 from nag.shift import Estimator, estimated_times, forward_states, noise_shift
+from nag.support.device import best_device, resolve_precision
 from nag.support.paths import WEIGHTS
 from nag.support.uncertainty import Interval, mean_ratio, over_trainings  # noqa: F401, notebooks use them
 
@@ -135,8 +136,9 @@ def kept_arm(
     files = sorted({Path(file) for file in weights} | {EXTRACTOR})
     if reader and not any("estimator" in file.name for file in files):
         raise ValueError(f"{name}: the estimator decides the levels, so add its file to weights")
+    precision = resolve_precision(config.precision, best_device())  # not "auto", which differs
     made = {
-        "config": config.model_dump(mode="json"),
+        "config": config.model_dump(mode="json") | {"precision": precision},
         "guidance": _guidance(net, terms, config),
         "settings": settings,
         "weights": [checkpoint.sha256(file) for file in files],

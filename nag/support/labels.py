@@ -8,6 +8,10 @@ def check_range(labels: Tensor, classes: int) -> None:
     """Raise ValueError unless labels (B,) are whole numbers from 0 to classes - 1.
 
     A network without classes has the label 0."""
+    if not isinstance(labels, Tensor):
+        raise ValueError(
+            f"labels must be a tensor (B,), such as torch.tensor([3, 5]), not {labels!r}"
+        )
     if labels.ndim != 1 or labels.dtype not in (torch.int64, torch.int32):
         raise ValueError(
             f"labels must be int64 of shape (B,), not {labels.dtype} of {tuple(labels.shape)}"

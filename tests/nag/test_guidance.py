@@ -378,11 +378,19 @@ def test_a_state_of_another_size_is_refused(tiny, shape):
         GuidedField(tiny(classes=CLASSES), LABELS)(torch.randn(B, *shape), T)
 
 
+@pytest.mark.parametrize("labels", [[0, 1], 3, None])
+def test_labels_that_are_no_tensor_are_refused(labels):
+    with pytest.raises(ValueError, match=r"labels must be a tensor \(B,\), such as torch.tensor"):
+        GuidedField(Toy(), labels)
+
+
 def test_an_eps_network_cannot_begin_at_pure_noise(x):
     words = "nothing of x_0 at t = 1.*begin the grid below 1"
     field = GuidedField(Always("eps"), LABELS, [noise_awareness(1.0)])
     with pytest.raises(ValueError, match=words):
         field(x, 1.0)
+    with pytest.raises(ValueError, match=words):
+        field(x, torch.linspace(0.5, 1.0, len(x)))
     assert field(x, 0.99).isfinite().all()
     second = GuidedField(Always("v"), LABELS, [autoguidance(1.5, Always("eps"))])
     with pytest.raises(ValueError, match=words):

@@ -13,6 +13,7 @@ from nag.data import fashion_mnist
 from nag.guidance import noise_awareness
 from nag.interpolant import add_noise
 from nag.shift import forward_states
+from nag.support.device import best_device, resolve_precision
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -87,6 +88,9 @@ def test_an_arm_is_kept_under_everything_that_decides_it(tiny, tmp_path, counted
     write(files[1], "the estimator, trained again")
     take()
     assert len(counted) == 9
+    take(precision="auto", first_seed=9)
+    take(precision=resolve_precision("auto", best_device()), first_seed=9)
+    assert len(counted) == 10  # of "auto" the key has what it means here
 
 
 def test_an_arm_with_a_reader_names_its_estimator(tiny, tmp_path):
