@@ -4,14 +4,13 @@ terminal shows what they print."""
 import importlib
 import io
 import json
-import os
 import re
-import subprocess
 import sys
 
 import pytest
 import torch
 
+from companion.experiments import preflight
 from nag.support import commands
 from nag.support.paths import ROOT
 
@@ -171,13 +170,13 @@ def test_a_terminal_without_a_character_shows_a_question_mark(monkeypatch, encod
     assert raw.getvalue().decode(encoding) == ("? 5 ?\n" if encoding == "ascii" else "? 5 \u00d7\n")
 
 
-def test_a_command_in_an_ascii_terminal(tmp_path):
+def test_a_command_in_an_ascii_terminal(monkeypatch):
     """What preflight finds missing has characters that such a terminal does not have."""
-    done = subprocess.run(
-        [sys.executable, "-m", "companion.experiments.preflight", "imagenet/params.yaml"],
-        cwd=ROOT,
-        capture_output=True,
-        env=os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "NAG_PROCESSES": "1"},
-    )
-    assert done.returncode == 1 and b"UnicodeEncodeError" not in done.stdout + done.stderr
-    assert b"MISSING " in done.stdout and b"Place what is missing" in done.stderr
+    shown = {name: io.BytesIO() for name in ("stdout", "stderr")}
+    for name, raw in shown.items():
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(raw, encoding="ascii"))
+    monkeypatch.setenv("NAG_PROCESSES", "1")
+    with pytest.raises(SystemExit, match="Place what is missing"):
+        preflight.main([str(ROOT / "imagenet/params.yaml")])
+    sys.stdout.flush()
+    assert b"MISSING " in shown["stdout"].getvalue()
