@@ -42,7 +42,8 @@ repro: git setup ## run what is out of date, then compare with the committed num
 
 # One worker a core, at most eight; a file stays in one worker. The longest come first, so that no core waits long at the end. Notebook 7
 # comes when notebook 6 has left it the samples, and last the one that draws what the others wrote by hand.
-LONGEST := tests/companion/pipeline/test_imagenet.py tests/companion/pipeline/test_pipeline.py
+LONGEST := $(addprefix tests/, companion/pipeline/test_pipeline.py companion/pipeline/test_imagenet.py \
+	companion/site/test_browser.py nag/test_train.py nag/evaluation/test_stratified.py nag/test_checkpoint.py)
 AFTER := notebooks/07_evaluate.ipynb
 LAST := notebooks/08_figures.ipynb
 NOTEBOOKS := $(filter-out $(AFTER) $(LAST),$(wildcard notebooks/*.ipynb))
