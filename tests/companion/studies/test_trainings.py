@@ -1,0 +1,151 @@
+"""The study of several trainings: what is chosen, compared and said."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from companion.experiments import study
+from companion.experiments.generate import Arm
+from companion.experiments.spaces import Features
+from companion.plots.style import save
+from companion.studies import trainings
+from companion.studies.families import Family
+from companion.studies.tell import trainings as tell
+from nag.interpolant import time_of_ratio
+from nag.support.files import read_json
+from nag.support.paths import RESULTS
+from nag.support.uncertainty import independent_ratio, mean_ratio
+
+REAL = torch.randn(400, 3, generator=torch.Generator().manual_seed(9))
+REAL = Features(REAL, REAL[:, :2])
+
+
+def row(scale, seed=0):
+    """An arm of 100 images whose features are spread `scale` times as far as the real ones."""
+    features = scale * torch.randn(100, 3, generator=torch.Generator().manual_seed(seed))
+    seeds = np.arange(100)
+    found = {"features": features.numpy(), "second": features[:, :2].numpy()}
+    return found | {"seeds": seeds, "labels": seeds % 2}
+
+
+# ---- measuring
+
+
+def test_weights_come_from_the_files_of_either_search():
+    file = "results/metrics/tune-sit.json"
+    found = trainings.choose({"ode": file}, 2.0, 1.5, ["ode", "sde"])
+    chosen = read_json(RESULTS.parent / file)["chosen"]
+    assert found["ode"] == {name: Arm(**of) for name, of in chosen.items()}
+    alike = found["sde"]
+    assert alike["none"] == Arm() and alike["cfg-nag"] == Arm(w_nag=2.0, cfg=1.5)
+    guidance = {
+        name.replace("-", "+"): {"protocol": {"guidance": of}} for name, of in chosen.items()
+    }
+    assert trainings._chosen({"arms": guidance}) == found["ode"]
+
+
+def test_ratios_are_of_each_training_and_their_mean():
+    scales = {"none": 2.0, "nag": 1.5, "cfg": 1.6, "cfg-nag": 1.4}
+    rows = [{arm: row(x + k / 10, k) for arm, x in scales.items()} for k in range(3)]
+    found = trainings.ratios(rows, REAL)
+    assert [*found] == ["nag over none", "cfg over none", "cfg-nag over cfg"]
+    each = [study.ratio(of["cfg-nag"], of["cfg"], REAL) for of in rows]
+    assert found["cfg-nag over cfg"] == {"each": each, "mean": mean_ratio(each)}
+
+
+def test_the_mean_of_numbers_has_the_wider_interval():
+    near = [{"value": x, "low": x - 0.5, "high": x + 0.5} for x in (1.0, 1.01, 0.99)]
+    mean = trainings.over(near)
+    assert (mean["value"], mean["low"], mean["high"]) == pytest.approx((1.0, 0.5, 1.5))
+    far = [{"value": x, "low": x - 0.01, "high": x + 0.01} for x in (-1.0, 0.0, 1.0)]
+    half = 4.303 / 3**0.5  # Student's t of two degrees of freedom
+    assert trainings.over(far)["high"] == pytest.approx(half, rel=1e-3)
+
+
+@pytest.mark.parametrize("path", ["linear", "ddpm"])
+def test_the_excess_is_that_of_a_network_that_errs_by_a_known_factor(tiny, path, monkeypatch):
+    images = torch.zeros(400, 1, 8, 8, dtype=torch.uint8)
+    t = torch.linspace(0.001, 1, 400)
+    late = t <= time_of_ratio(torch.tensor(0.25), path)
+
+    def errors(net, x0, labels, seed, drop_noise):
+        assert seed == 2
+        return t, torch.where(late, 3.0, 1.5) if drop_noise else torch.ones(400)
+
+    monkeypatch.setattr(trainings, "held_out_errors", errors)
+    name = "sit" if path == "linear" else "dit"
+    family = Family(name, tiny(), lambda x: x[:, 0, 0, 0], [])
+    found = trainings.excess(family, images, torch.zeros(400, dtype=torch.long), 20)
+    assert [*found] == ["0 to 0.25", "0.25 to 1", "1 to 4", "4 to up"]
+    assert found["0 to 0.25"] == {"value": 3.0, "low": 3.0, "high": 3.0}
+    assert all(x["value"] == 1.5 for key, x in found.items() if key != "0 to 0.25")
+
+
+# ---- telling
+
+
+def ratio(value, factor=1.05):
+    own = {"value": value, "low": value / factor, "high": value * factor}
+    return own | {"second": {end: x * 1.5 for end, x in own.items()}}
+
+
+def of_family(nag, names):
+    each = [ratio(nag * x) for x in (0.98, 1.0, 1.02)]
+    pairs = {"nag over none": {"each": each, "mean": ratio(nag)}}
+    late = {"value": 0.001, "low": 0.0005, "high": 0.0015}
+    shift = {arm: {"each": [late] * 3, "mean": late} for arm in trainings.ARMS}
+    return {
+        "trainings": 3,
+        "samplers": names,
+        "ratios": dict.fromkeys(names, pairs),
+        "shift_late": dict.fromkeys(names, shift),
+        "excess": [{"0 to 0.25": {"value": x}} for x in (1.04, 1.05, 1.06)],
+    }
+
+
+@pytest.fixture
+def numbers():
+    names = {
+        "sit": {"ode": "euler", "sde": "euler_maruyama_tweedie"},
+        "dit": {"ode": "ddim", "sde": "ddpm"},
+    }
+    families = {f: of_family(x, names[f]) for f, x in (("sit", 0.9), ("dit", 0.6))}
+    return {"n": 1200, "steps": {"ode": 25, "sde": 250}, "families": families}
+
+
+def test_the_claim_is_judged_by_the_means_of_all_samplers(numbers):
+    found = tell.compared(numbers)
+    assert found["ode"] == independent_ratio(ratio(0.9), ratio(0.6))
+    assert tell.judged(numbers) == "reproduced"
+    other = copy.deepcopy(numbers)
+    other["families"]["sit"]["ratios"]["sde"] = {"nag over none": {"each": [], "mean": ratio(0.4)}}
+    assert tell.judged(other) == "inconclusive"
+    other["families"]["sit"]["ratios"]["ode"] = other["families"]["sit"]["ratios"]["sde"]
+    assert tell.judged(other) == "contradicted"
+
+
+def test_sentences_have_the_numbers(numbers):
+    said = tell.answers(numbers, "figures/x.png")["C8"]
+    assert f"SiT-mini Euler, 25 steps {tell.show(ratio(0.9))} (classifier)" in said["sentence"]
+    assert (
+        f"DiT-mini DDPM, 250 steps {tell.show(ratio(0.6)['second'])} (pixels)" in said["sentence"]
+    )
+    assert "SiT-mini 1.04 to 1.06 (0 to 0.25)" in said["sentence"]
+    assert said["verdict"] == "reproduced" and "deterministic sampler 1.50" in said["brief"]
+
+
+def test_the_figure_has_every_training_and_mean(numbers, tmp_path):
+    figure = save(tell.figure(numbers), "x", tmp_path)
+    for ax, family in zip(figure.axes, ("sit", "dit"), strict=True):
+        ticks = [x for line in ax.lines if line.get_marker() == "|" for x in line.get_xdata()]
+        means = [line.get_xdata()[0] for line in ax.lines if line.get_marker() in ("s", "o")]
+        found = list(tell.rows(numbers, family))
+        assert sorted(ticks) == pytest.approx(
+            sorted(x["value"] for *_, each, _ in found for x in each)
+        )
+        assert sorted(means) == pytest.approx(sorted(mean["value"] for *_, mean in found))
+    assert "better in 6" in tell.title(numbers)
+    assert tell.table(numbers).shape == (8, 5) and tell.shifts(numbers).shape == (4, 4)
+    assert "sit sde nag" in tell.shown(numbers)
