@@ -86,7 +86,7 @@ def _family(ax: Axes, numbers: Mapping, family: str) -> None:
 def figure(numbers: Mapping) -> Figure:
     """NAG's Fréchet ratio over trainings: both samplers and spaces, beside the paper's."""
     families = list(numbers["families"])
-    fig, axes = plt.subplots(1, len(families), figsize=(WIDTH, 3.6), squeeze=False)
+    fig, axes = plt.subplots(1, len(families), figsize=(WIDTH, 3.6), squeeze=False, sharex=True)
     for ax, family in zip(axes[0], families, strict=True):
         _family(ax, numbers, family)
     counts = {of["trainings"] for of in numbers["families"].values()}
