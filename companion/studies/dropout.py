@@ -1,4 +1,4 @@
-"""Noise-condition dropout: at several rates from the start, and added to a network trained without.
+"""Noise-condition dropout at several rates.
 
 The base is the network of the usual rate; its repeats differ from it in their training seed alone.
 Ratios are of Fréchet distances, below 1 is better."""
@@ -6,7 +6,6 @@ Ratios are of Fréchet distances, below 1 is better."""
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,15 +14,10 @@ from torch import Tensor
 from companion.experiments import study
 from companion.experiments.generate import Arm, SampleConfig
 from companion.experiments.spaces import Features
-from companion.pipeline import fingerprint
-from nag import checkpoint
 from nag.data import fashion_mnist
 from nag.models import DiT
-from nag.pretrained.further_training import FurtherConfig, forget, held_out_errors, run
-from nag.pretrained.null_branch import INITIAL, add_null, load_null
+from nag.pretrained.further_training import held_out_errors
 from nag.shift import Estimator
-from nag.support import paths
-from nag.support.device import best_device
 from nag.support.uncertainty import (
     Interval,
     around,
@@ -31,14 +25,6 @@ from nag.support.uncertainty import (
     mean_ratio,
     over_trainings,
 )
-from nag.train import TrainConfig
-
-ROUTES: dict[str, dict[str, Any]] = {  # what of the network is trained further
-    "null": {"mode": "null"},
-    "null + final layer": {"mode": "null", "layers": ("final_layer",)},
-    "all": {"mode": "all", "noise_dropout": 0.1},  # the paper's way
-}
-
 
 PLAIN = str.maketrans({" ": None, ",": "-", "%": None})  # for names of files
 
@@ -148,6 +134,20 @@ def with_trainings(ratio: Mapping, spread: float | None, trainings: int) -> dict
     return dict(over_trainings(ratio, spread, trainings))
 
 
+def gain_from_start(rows: Mapping[str, study.Row], networks: Sequence[str], real: Features) -> dict:
+    """NAG's gain of trainings that differ in their seed alone: of "each", the mean "gain", and the
+    "spread" of its logarithm (None of a single one); `rows` has "NETWORK none" and "NETWORK NAG".
+    """
+    each = {n: study.ratio(rows[f"{n} NAG"], rows[f"{n} none"], real) for n in networks}
+    logs = [np.log(ratio["value"]) for ratio in each.values()]
+    return {
+        "each": each,
+        "gain": mean_ratio([*each.values()]),
+        "spread": float(np.std(logs, ddof=1)) if len(logs) > 1 else None,
+        "trainings": len(each),
+    }
+
+
 def compare_rates(
     rows: Mapping[str, study.Row],
     base: str,
@@ -212,192 +212,32 @@ def compare_rates(
     }
 
 
-# ---- NAG as an afterthought
-
-
-@dataclass(frozen=True)
-class Afterthought:
-    """A network that was trained without noise-condition dropout, and how it is trained further."""
-
-    name: str
-    file: Path
-    split: str  # of Fashion-MNIST
-    batch: int
-    precision: str
-    folder: Path
-
-    @property
-    def images_seen(self) -> int:
-        """Images that it was trained on."""
-        return int(checkpoint.read_weights(self.file)[1]["images_seen"])
-
-    def further(self, route: str, start: str, share: float, lr: float) -> Path:
-        """The file of the network after a share of its training more; trained if it is not there.
-
-        `start` is where the null vector starts, a name in null_branch.INITIAL."""
-        count = max(self.batch, round(share * self.images_seen))
-        settings = TrainConfig(
-            images_seen=count,
-            batch_size=self.batch,
-            lr=lr,
-            warmup_steps=count // self.batch // 6,
-            ema_decay=0.99,
-            precision=self.precision,
-            compile=False,  # too short to be worth compiling
-        )
-        base, code = checkpoint.sha256(self.file), fingerprint.digest(fingerprint.of_objects(run))
-        key = settings.key(base, ROUTES[route], start, self.split, code)
-        target = self.folder / f"{self.name}-{key}.safetensors"
-        spec = FurtherConfig(
-            weights=str(self.file),
-            split=self.split,
-            null_init=start,
-            **ROUTES[route],
-            train=settings,
-            checkpoint=str(paths.CHECKPOINTS / f"{target.stem}.pt"),
-            out=str(target),
-        )
-        if not target.is_file():
-            run(spec)
-            forget(spec)
-        return target
-
-    def opened(self, route: str, file: Path) -> tuple[DiT, DiT | None]:
-        """The network that samples, and the twin that does without noise level (None: itself)."""
-        if ROUTES[route]["mode"] == "all":
-            return checkpoint.load(file).to(best_device()), None
-        net = checkpoint.load(self.file).to(best_device())
-        twin = load_null(file, net, checkpoint.sha256(self.file))
-        return net, twin.requires_grad_(False)
-
-
-Held = tuple[Tensor, Tensor]  # uint8 images (N, 1, 28, 28) and labels (N,)
-
-
-def chosen_starts(
-    of: Afterthought,
-    share: float,
-    rates: Mapping[str, Sequence[float]],
-    report: Held,
-    choosing: Held,
-) -> dict:
-    """The best learning rate of every route and start, and the best start of every route.
-
-    {"lr": {(route, start): rate}, "picked": {route: start}, "starts", "smallest", "others"}. They
-    are chosen by the errors on the choosing images, with and without the noise level together.
-    "starts" has the error without it on the report's, less the untouched network's with it, before
-    training and after; "others" how much larger that of each start is than of the smallest."""
-
-    def score(route: str, file: Path) -> float:
-        net, twin = of.opened(route, file)
-        found = errors(twin or net, *choosing).mean()
-        # A frozen network's error with the noise level is the same for all.
-        return float(found if twin else found + errors(net, *choosing, drop=False).mean())
-
-    plain = checkpoint.load(of.file).to(best_device())
-    untouched = errors(plain, *report, drop=False)
-    stages: dict[str, dict[str, Tensor]] = {"before training": {}}
-    lrs, picked = {}, {}
-    for start in INITIAL:
-        add_null(plain, start)
-        stages["before training"][start] = errors(plain, *report)
-    for route in ROUTES:
-        scores, stages[route] = {}, {}
-        for start in INITIAL:
-            tried = {lr: of.further(route, start, share, lr) for lr in rates[route]}
-            found = {lr: score(route, file) for lr, file in tried.items()}
-            lrs[route, start] = lr = min(found, key=found.__getitem__)
-            scores[start] = found[lr]
-            net, twin = of.opened(route, tried[lr])
-            stages[route][start] = errors(twin or net, *report)
-        picked[route] = min(scores, key=scores.__getitem__)
-    smallest = {stage: min(e, key=lambda s: float(e[s].mean())) for stage, e in stages.items()}
-    return {
-        "lr": lrs,
-        "picked": picked,
-        "smallest": smallest,
-        "starts": {
-            stage: {start: mean_of(x - untouched) for start, x in e.items()}
-            for stage, e in stages.items()
-        },
-        "others": {
-            stage: {
-                s: mean_of(x - e[smallest[stage]]) for s, x in e.items() if s != smallest[stage]
-            }
-            for stage, e in stages.items()
-        },
-    }
-
-
-def add_afterwards(
-    of: Afterthought,
-    chosen: Mapping,
-    shares: Sequence[float],
-    weights: Sequence[float],
-    sampling: Sampling,
-    rows: Mapping[str, study.Row],
-    base: str,
-    base_gain: Mapping,
-) -> tuple[dict, dict[str, study.Row], dict[str, dict]]:
-    """Every route after the first share of the training, the whole network after all of them.
-
-    Returns the numbers of each, its arms, and what was tuned. `rows` has the arms of the base and
-    "NAME none" of the untouched network."""
-    numbers, made, tuning = {}, {}, {}
-    for route in ROUTES:
-        for share in shares if route == "all" else shares[:1]:
-            start, label = chosen["picked"][route], f"{route}, {share:.1%}"
-            file = of.further(route, start, share, chosen["lr"][route, start])
-            net, twin = of.opened(route, file)
-            files = [file] if twin is None else [of.file, file]
-            unguided = untouched = rows[f"{of.name} none"]
-            if twin is None:
-                unguided = made[f"{label} none"] = sampling.arm(label, net, 0.0, files)
-            tuning[label] = sampling.tuned(label, net, weights, files, twin)
-            w = tuning[label]["w"]
-            guided = made[f"{label} NAG"] = sampling.arm(label, net, w, files, twin)
-            gain = sampling.ratio(guided, unguided)
-            share_of_gain = np.log(gain["value"]) / np.log(base_gain["value"])
-            numbers[label] = {
-                "route": route,
-                "share": share,
-                "start": start,
-                "w": w,
-                "gain": gain,
-                "over untouched": sampling.ratio(guided, untouched),
-                "over base's NAG": sampling.ratio(guided, rows[f"{base} NAG"]),
-                "share of base's log gain": float(share_of_gain)
-                if base_gain["value"] < 1
-                else None,
-            }
-    return numbers, made, tuning
+# ---- table
 
 
 def records(
     rows: Mapping[str, study.Row],
-    numbers: Mapping,
+    weights: Mapping[str, float],
+    gains: Mapping[str, Mapping],
     quality: Mapping[str, Mapping],
     shift: Mapping[str, Mapping],
 ) -> pd.DataFrame:
     """One row for each arm, "NETWORK none" or "NETWORK NAG": weight, quality, late shift, and the
     ratio to its own network without guidance.
     """
-    found, added, lines = numbers["dropout"], numbers["afterthought"]["arms"], []
+    lines = []
     for arm, row in rows.items():
         network, _, kind = arm.rpartition(" ")
+        values = {**quality[arm], "shift_late": shift[arm]["late"]}
+        if kind == "NAG":
+            values["ratio"] = gains[network]
         line = {
             "arm": arm,
-            "part": "dropout" if network in found["w"] else "afterthought",
             "network": network,
-            "w": 0.0,
+            "w": weights[network] if kind == "NAG" else 0.0,
             "nfe": int(row["nfe"]),
             "n": len(row["seeds"]),
         }
-        values = {**quality[arm], "shift_late": shift[arm]["late"]}
-        if kind == "NAG":
-            one = added.get(network)
-            line["w"] = one["w"] if one else found["w"][network]
-            values["ratio"] = one["gain"] if one else found["gain"][network]
         for what, x in values.items():
             line |= {what: x["value"], f"{what}_low": x["low"], f"{what}_high": x["high"]}
         lines.append(line | {"images_per_s": len(row["seeds"]) / float(row["seconds"])})

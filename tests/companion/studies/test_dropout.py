@@ -1,4 +1,4 @@
-"""The study of dropout: comparisons over trainings, further training, and the verdict on C7."""
+"""The study of dropout: comparisons over trainings, and what is said of them."""
 
 import copy
 import json
@@ -16,11 +16,6 @@ from nag.support.files import read_json
 from nag.support.paths import ROOT, STUDIES
 from nag.support.uncertainty import mean_ratio
 
-RATES = {
-    "null": [0.01, 0.03],
-    "null + final layer": [0.001, 0.01],
-    "all": [0.0001, 0.0003, 0.001],
-}
 REAL = torch.randn(400, 3, generator=torch.Generator().manual_seed(9))
 REAL = Features(REAL, REAL[:, :2])
 
@@ -95,71 +90,66 @@ def test_without_repeats_the_interval_is_that_over_images():
         )
 
 
+def test_the_gain_from_the_start_is_the_mean_over_trainings():
+    rows = arms(a=2.0, a1=2.2)
+    found = dropout.gain_from_start(rows, ["a", "a1"], REAL)
+    each = [study.ratio(rows[f"{n} NAG"], rows[f"{n} none"], REAL) for n in ("a", "a1")]
+    assert found["gain"] == mean_ratio(each) and [*found["each"].values()] == each
+    logs = [np.log(x["value"]) for x in each]
+    assert found["spread"] == pytest.approx(abs(logs[0] - logs[1]) / 2**0.5)
+    alone = dropout.gain_from_start(rows, ["a"], REAL)
+    assert alone["spread"] is None and alone["trainings"] == 1
+
+
+def test_records_have_a_row_for_every_arm():
+    rows = {name: row | {"nfe": 5, "seconds": 2.0} for name, row in arms(a=2.0).items()}
+    one = {"value": 1.0, "low": 0.5, "high": 2.0}
+    table = dropout.records(
+        rows,
+        {"a": 3.0},
+        {"a": one},
+        dict.fromkeys(rows, {"fd": one}),
+        dict.fromkeys(rows, {"late": one}),
+    ).set_index("arm")
+    assert table.w.tolist() == [0, 3] and table.images_per_s.tolist() == [50, 50]
+    assert np.isnan(table.ratio["a none"]) and table.ratio_high["a NAG"] == 2
+
+
 # ---- telling
 
 
 def test_sentences_have_the_numbers(committed):
-    said = tell.answers(committed, RATES, 32, "figures/dropout.png")["C7"]
-    found, later = committed["dropout"], committed["afterthought"]["arms"]
+    said = tell.answers(committed, "figures/dropout.png")["Q14"]
+    found = committed["dropout"]
     for name, rate in found["rates"].items():
         x = found["gain"][name]
         assert (
             f"{x['value']:.2f} [{x['low']:.2f}, {x['high']:.2f}] at {100 * rate:g} % "
             f"(w = {found['w'][name]:g})" in said["sentence"]
         )
+        assert f"{x['value']:.2f} at {100 * rate:g} %" in said["brief"]
     for x in found["beside_base"].values():
         assert tell.show(x["distance with NAG"]) in said["sentence"]
-    for label in ("null, 0.7%", "null + final layer, 0.7%", "all, 0.7%"):
-        assert f"{later[label]['gain']['value']:.2f} with" in said["brief"]
-    assert tell.show(found["gain_of_base"]) in said["sentence"]
-    assert f"to {tell.show(later['all, 7.0%']['gain'])} of the unguided" in said["sentence"]
-    assert "(here 2,800 images, 88 steps)" in said["sentence"]
-    assert said["key"] == "afterthought/arms/all, 0.7%/gain" and said["verdict"] == "inconclusive"
+    assert said["key"] == "dropout/gain"
 
 
 def test_what_is_at_an_end_is_said_in_words(committed):
-    said = tell.answers(committed, RATES, 32, "x")["C7"]["sentence"]
-    ways = "the null vector alone and the null vector and a last layer"
-    assert f"At an end of its weights: {ways}." in said
-    assert "At an end of its weights: 5 %." in said
-    assert "At an end of its learning rates: the null vector alone, " in said
-    wide = {route: [1e-9, *lrs, 1.0] for route, lrs in RATES.items()}
-    assert "learning rates" not in tell.answers(committed, wide, 32, "x")["C7"]["sentence"]
+    numbers = copy.deepcopy(committed) | {"at_end_of_list": ["d05"]}
+    assert "At an end of its list of weights: 5 %." in tell.answers(numbers, "x")["Q14"]["sentence"]
+    numbers["at_end_of_list"] = []
+    assert "At an end" not in tell.answers(numbers, "x")["Q14"]["sentence"]
 
 
-def ratio(value, factor=1.01):
-    return {"value": value, "low": value / factor, "high": value * factor, "n": 10}
-
-
-def judged(numbers, gain, untouched, base=0.8, trainings=1):
-    """The verdict if the whole network has these ratios after the shortest further training."""
-    numbers = copy.deepcopy(numbers)
-    numbers["afterthought"]["arms"]["all, 0.7%"] |= {"gain": gain, "over untouched": untouched}
-    numbers["dropout"] |= {"gain_of_base": ratio(base), "trainings": trainings}
-    numbers["dropout"]["gain"]["d10"] = ratio(base)
-    return tell.verdict(numbers)
-
-
-def test_the_verdict_asks_for_both_gains_and_half_of_the_usual_one(committed):
-    assert judged(committed, ratio(0.8), ratio(0.8)) == "reproduced"
-    assert judged(committed, ratio(0.95), ratio(0.95)) == "inconclusive"  # less than half
-    assert judged(committed, ratio(0.8), ratio(1.0)) == "inconclusive"
-    assert judged(committed, ratio(0.8), ratio(1.2)) == "contradicted"
-    assert judged(committed, ratio(1.2), ratio(0.8)) == "contradicted"
-    assert judged(committed, ratio(0.95), ratio(0.95), base=1.1) == "reproduced"
-    # the spread between three trainings, .048 of the logarithm, leaves a tenth open
-    assert judged(committed, ratio(0.9), ratio(0.9), base=1.1, trainings=3) == "inconclusive"
-
-
-def test_half_of_the_gain_is_measured_on_the_logarithm(committed):
+def test_the_verdict_names_the_rates_that_differ(committed):
     numbers = copy.deepcopy(committed)
-    numbers["dropout"] |= {"gain_of_base": ratio(0.64), "trainings": 1}
-    numbers["dropout"]["gain"]["d10"] = ratio(0.64, 1.02)
-    numbers["afterthought"]["arms"]["all, 0.7%"]["gain"] = ratio(0.8, 1.03)
-    found = tell.half_of_gain(numbers)
-    assert found["value"] == pytest.approx(1)
-    half = np.hypot(np.log(1.03), np.log(1.02) / 2)
-    assert found["high"] == pytest.approx(np.exp(half))
+    for x in numbers["dropout"]["beside_base"].values():
+        x["distance with NAG"] = {"value": 1.0, "low": 0.9, "high": 1.1}
+    assert tell.verdict(numbers) == "none differs from 10 % for sure"
+    for name, value in (("d05", 1.5), ("d30", 0.5)):
+        x = {"value": value, "low": 0.9 * value, "high": 1.1 * value}
+        numbers["dropout"]["beside_base"][name]["distance with NAG"] = x
+    assert tell.verdict(numbers) == "5 % is worse and 30 % is better than 10 %"
+    assert tell.title(numbers).endswith("5 % is worse and 30 % is better than 10 %")
 
 
 def single(numbers):
@@ -170,45 +160,33 @@ def single(numbers):
     keep = {"d10", "d30"}
     for what in ("rates", "gain", "w", "beside_base", "nag_over_base", "none_over_base"):
         found[what] = {name: x for name, x in found[what].items() if name in keep}
-    numbers["at_end_of_list"] = []
-    return numbers
+    return numbers | {"at_end_of_list": []}
 
 
 def test_a_study_of_one_training_says_so(committed):
-    numbers = single(committed)
-    said = tell.answers(numbers, RATES, 32, "x")["C7"]["sentence"]
-    assert (
-        "one training only" in said and "(1 training)" in said and "end of its weights" not in said
-    )
-    gain = numbers["afterthought"]["arms"]["null, 0.7%"]["gain"]
-    assert f"{tell.show(gain)} with the null vector alone (better)" in said  # over images alone
+    said = tell.answers(single(committed), "x")["Q14"]["sentence"]
+    assert "one training only" in said and "At an end" not in said
 
 
-def test_the_figure_shows_every_rate_and_way(committed, tmp_path):
+def test_the_figure_shows_every_rate(committed, tmp_path):
     for name, numbers in (("whole", committed), ("single", single(committed))):
         figure = save(tell.figure(numbers), name, tmp_path)
-        below = figure.axes[2]
-        points = [float(line.get_xdata()[0]) for line in below.lines if line.get_marker() in "sD"]
-        arms = numbers["afterthought"]["arms"].values()
-        expected = [x[what]["value"] for x in arms for what in ("gain", "over untouched")]
-        assert sorted(points) == pytest.approx(sorted(expected))
-        assert [label.get_text().replace("\n", " ") for label in below.get_yticklabels()][0] == (
-            "the null vector alone, 0.7\N{NO-BREAK SPACE}%"
-        )
+        found = numbers["dropout"]
+        ticks = [100 * rate for rate in found["rates"].values()]
+        assert all(ax.get_xticks().tolist() == pytest.approx(ticks) for ax in figure.axes)
+        points = [line for line in figure.axes[1].lines if line.get_marker() == "s"]
+        shown = np.concatenate([line.get_ydata() for line in points])
+        gains = [x["value"] for x in found["gain"].values()]
+        assert sorted(shown) == pytest.approx(sorted(gains))
 
 
-def test_tables_have_a_row_for_every_network(committed):
-    assert len(tell.table(committed)) == 4 + 4
-    starts = tell.starts(committed)
-    assert starts.loc["the whole network", "smallest"] == "mean" and len(starts) == 4
+def test_the_table_has_a_row_for_every_rate(committed):
+    assert tell.table(committed).index.tolist() == ["5 %", "10 %", "20 %", "30 %"]
 
 
 def test_the_text_of_the_notebook_has_the_committed_numbers(committed):
     cells = json.loads((ROOT / "notebooks/27_dropout.ipynb").read_text())["cells"]
     text = " ".join("".join(cells[0]["source"]).split())
     gains = [committed["dropout"]["gain"][n]["value"] for n in committed["dropout"]["rates"]]
-    assert f"ratio is {min(gains):.2f} to {max(gains):.2f}" in text
-    later = {k: f"{v['gain']['value']:.2f}" for k, v in committed["afterthought"]["arms"].items()}
-    assert f"NAG has {later['all, 0.7%']} of that network's unguided distance" in text
-    assert f"and {later['all, 7.0%']} after 7 %" in text
-    assert f"the null vector alone has {later['null, 0.7%']}" in text
+    assert f"NAG's ratio is {min(gains):.2f} to {max(gains):.2f}" in text
+    assert "No rate from 5 % to 30 % differs" in text and "none differs" in tell.verdict(committed)
