@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.pyplot import subplots
 
-from companion.plots.study_figures import error_bars, line_at, log_axis, ring, ring_handle
+from companion.plots.study_figures import error_bars, line_at, ring, ring_handle
 from companion.plots.style import PALE, WIDTH, frame, line, style
 from companion.studies.tell.words import listed, sampler_name
 from nag.support.uncertainty import by_factor, outcome, over_trainings, show
@@ -72,9 +72,10 @@ def _ratios(ax: Axes, numbers: Mapping, what: str, title: str) -> None:
             if one["w_at_end"]:
                 ring(ax, [place], [ratio["value"]])
     line_at(ax, 1)
-    log_axis(ax, "x")
-    log_axis(ax, "y")
-    ax.set(xlabel="images of further training", title=title)
+    lengths = sorted({one["images"] for one in numbers["arms"].values()})
+    ax.set(xscale="log", xlabel="images of further training", title=title)
+    ax.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    ax.minorticks_off()
 
 
 @style()
@@ -101,8 +102,8 @@ def title(numbers: Mapping) -> str:
     """The finding of the figure."""
     longest = of_route(numbers, MAIN)[-1]
     return (
-        f"After {longest['images']:,} images beside a frozen network, NAG has "
-        f"{longest['gain']['value']:.2f} of its distance; with dropout from the start "
+        f"{longest['images']:,} further images give NAG a ratio of "
+        f"{longest['gain']['value']:.2f}, dropout from the start "
         f"{numbers['from_start']['gain']['value']:.2f}"
     )
 

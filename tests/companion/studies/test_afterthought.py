@@ -155,7 +155,7 @@ def test_the_figure_shows_every_route_and_length(numbers, tmp_path):
         assert shown == pytest.approx(
             sorted(one[what]["value"] for one in numbers["arms"].values())
         )
-    assert "0.80 of its distance" in tell.title(numbers) and len(tell.table(numbers)) == 6
+    assert "a ratio of 0.80" in tell.title(numbers) and len(tell.table(numbers)) == 6
     assert list(tell.shown(numbers)) == [
         "d00 none",
         "branch, 100000 NAG",
