@@ -36,7 +36,7 @@ def environment(reader: Reader, folder: Path = FOLDER) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.globals |= {name: getattr(reader, name) for name in ("number", "result", "study")}
+    made.globals |= {name: getattr(reader, name) for name in ("has", "number", "result", "study")}
     made.globals["names"] = NAMES
     made.filters |= {"show": show, "cell": cell, "outcome": uncertainty.outcome}
     return made
