@@ -69,7 +69,7 @@ def test_the_questions_are_answered_in_full_in_part_or_not_yet():
         row["id"]: row
         for row in questions.questions(reader, {"Q2": [answer()], "Q10": [answer("T.")]}, own)
     }
-    assert list(rows) == [f"Q{k}" for k in range(1, 14)]
+    assert list(rows) == [f"Q{k}" for k in range(1, 15)]
     assert [rows[name]["verdict"] for name in ("Q2", "Q5", "Q10", "Q4")] == [
         "answered",
         "in part, its study is not run yet",
