@@ -38,7 +38,7 @@ repro: git setup ## run what is out of date, then compare with the committed num
 	@echo "Running the stages of dvc.yaml that are out of date; results go to results/."
 	@$(BIN)/python -m companion.pipeline.locks
 	@$(BIN)/dvc repro
-	@$(BIN)/python -m companion.report.summary close
+	@$(BIN)/python -m companion.report close
 
 # One worker a core, at most eight; a file stays in one worker. The longest come first, so that no core waits long at the end. Notebook 7
 # comes when notebook 6 has left it the samples, and last the one that draws what the others wrote by hand.

@@ -149,7 +149,6 @@ def test_every_documented_command_is_here():
     alone = {
         "companion.pipeline.locks",
         "companion.pipeline.measured",
-        "companion.report.summary",
     }
     alone |= {f"companion.site.{stage}" for stage in ("explorer", "live", "teaser")}
     assert named - WRONG.keys() == alone
