@@ -88,13 +88,6 @@ def on_cpu(monkeypatch):
 
 
 @pytest.fixture
-def warm_processes(monkeypatch):
-    """Processes that the test starts come from the warm server, if there is one."""
-    if folder := os.environ.get("WARM_PYTHON"):
-        monkeypatch.setattr(sys, "executable", f"{folder}/python")
-
-
-@pytest.fixture
 def tiny_disk():
     """Within `with tiny_disk():` any file may have 4 kB: writing fails in the writer itself, as on
     a full disk.
