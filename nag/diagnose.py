@@ -15,9 +15,11 @@ from torch import Tensor
 from nag.ddpm import VarianceField, network_output
 from nag.interpolant import PATHS, coefficients, convert, time_of_ratio
 from nag.samplers.one_step import euler
+from nag.samplers.registry import SAMPLERS, resolve
 from nag.shift import (
     Estimator,
     check_counts,
+    check_readings,
     estimated_times,
     forward_states,
     noise_shift,
@@ -49,6 +51,11 @@ def _check_sizes(n: int, control: int, resamples: int, batch: int) -> None:
         raise ValueError(f"a batch of {batch} images: give 1 or more")
 
 
+def _check_path(path: str) -> None:
+    if path not in PATHS:
+        raise ValueError(f"unknown path {path!r}: choose one of {sorted(PATHS)}")
+
+
 def _batches(
     first_seed: int, n: int, batch: int, device: torch.device | str
 ) -> Iterator[ImageNoise]:
@@ -70,12 +77,22 @@ def _compare(
     need not fit in memory.
     """
 
-    def read(batches: Iterable[Tensor]) -> np.ndarray:
-        return np.concatenate(
-            [estimated_times(lambda x: estimator(x.to(device)), states) for states in batches]
-        )
+    def levels(x: Tensor) -> Tensor:
+        found = estimator(x.to(device))
+        if not isinstance(found, Tensor) or found.numel() != len(x) or not found.ndim:
+            made = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(
+                f"the estimator made {made} of {len(x)} states: it must return a tensor of their "
+                "levels t (B,), such as functools.partial(nag.posterior_mean, net)"
+            )
+        return found
 
-    forward, ours, at = read(control), read(sampled), times.cpu().numpy()
+    def read(batches: Iterable[Tensor]) -> np.ndarray:
+        return np.concatenate([estimated_times(levels, states) for states in batches])
+
+    forward, at = read(control), times.cpu().numpy()
+    check_readings(forward, at)
+    ours = read(sampled)
     return noise_shift(ours, forward, at, resamples, seed, path=path) | {
         "times": at,
         "n": len(ours),
@@ -92,7 +109,7 @@ def measure_shift(
     *,
     path: str = "linear",
     prediction: str = "v",
-    sampler: Callable = euler,
+    sampler: Callable | str = euler,
     n: int | None = None,
     first_seed: int = 0,
     batch: int = 250,
@@ -104,16 +121,20 @@ def measure_shift(
     states.
 
     control (M, K, C, H, W) are forward states of held-out images at the falling `times` (K,), as
-    `shift.forward_states` makes them; n images (default M) start from sigma_t eps at times[0].
+    `shift.forward_states` makes them; n images (default M) start from sigma_t eps at times[0];
+    `sampler` is a function or its name in nag.SAMPLERS.
     Returns what `shift.noise_shift` does, and "times", "n" and "n_control". Field and estimator are
     called on `device`; what the field returns may be any `ddpm.network_output`. Raises ValueError
-    for wrong shapes or names, times that do not fall or are too few, or fewer than two images or
-    resamples; FloatingPointError if a state is not finite."""
-    times = torch.as_tensor(times, dtype=torch.float64)
-    if control.ndim != 5 or control.shape[1] != len(times):
+    for wrong shapes or names, times that do not fall or are too few, fewer than two images or
+    resamples, or an estimator that counts otherwise; FloatingPointError if a state is not
+    finite."""
+    _check_path(path)
+    times, control = torch.as_tensor(times, dtype=torch.float64), torch.as_tensor(control)
+    take = SAMPLERS[resolve(sampler, path)] if isinstance(sampler, str) else sampler
+    if control.ndim != 5 or control.shape[1] != len(times) or not control.is_floating_point():
         raise ValueError(
-            f"the control has shape {tuple(control.shape)}: give forward states (M, K, C, H, W) of "
-            "real images at "
+            f"the control is {control.dtype} of shape {tuple(control.shape)}: give forward states "
+            "(M, K, C, H, W) of real images at "
             f"the K = {len(times)} times, as nag.shift.forward_states makes them"
         )
 
@@ -132,7 +153,7 @@ def measure_shift(
         for noise in _batches(first_seed, n, batch, device):
             eps = noise(control.shape[2:])
             start = coefficients(path, times[0], eps).sigma * eps
-            yield torch.stack([x for x, _ in sampler(velocity, start, times, noise, path)], dim=1)
+            yield torch.stack([x for x, _ in take(velocity, start, times, noise, path)], dim=1)
 
     return _compare(states(), control.split(batch), times, estimator, device, resamples, seed, path)
 
@@ -163,8 +184,7 @@ def _levels(scheduler, path: str) -> tuple[Tensor, Tensor, Tensor]:
             f"the noise levels of {name} are not known here: record a run of it with "
             f"nag.integrations.recorder.record, or use one of {sorted(SCHEDULERS)}"
         )
-    if path not in PATHS:
-        raise ValueError(f"unknown path {path!r}: choose one of {sorted(PATHS)}")
+    _check_path(path)
     if getattr(scheduler, "num_inference_steps", 0) is None:
         raise ValueError(f"this {name} has no steps yet: call its set_timesteps first")
     if kind in ("table", "stride"):
@@ -266,6 +286,8 @@ def scheduler_shift(
     n images (default M) are sampled in `steps` steps, each from its own seed, and compared with
     forward states of `images` on `path`, whose levels the estimator reads. See `scheduler_states`
     for model_call and grid, `measure_shift` for what is returned and raised."""
+    _check_path(path)
+    images = torch.as_tensor(images)
     if images.ndim != 4 or not images.is_floating_point():
         raise ValueError(
             f"images are {images.dtype} of shape {tuple(images.shape)}: give float (M, C, H, W), "

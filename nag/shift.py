@@ -89,6 +89,24 @@ def posterior_kde(levels: np.ndarray, points: int = 200) -> tuple[np.ndarray, np
     return t, kde(t)
 
 
+def check_readings(levels: np.ndarray, times: np.ndarray) -> None:
+    """Raise ValueError if an estimator does not count as t does: its mean levels of forward states
+    (M, K) at falling times (K,) leave [0, 1], or rise while the noise falls.
+    """
+    means = levels.mean(0)
+    if means.min() < -0.05 or means.max() > 1.05:
+        raise ValueError(
+            f"the estimator reads levels of {means.min():.3g} to {means.max():.3g}, while t goes "
+            "from 0 to 1: bring them to that, such as by (i + 1) / 1000 from DDPM's timesteps i"
+        )
+    if np.ptp(means) > 0.1 and np.corrcoef(means, times)[0, 1] < -0.5:
+        raise ValueError(
+            f"the estimator reads {means[0]:.3g} at t = {times[0]:.3g} and {means[-1]:.3g} at t = "
+            f"{times[-1]:.3g}, so it counts from noise to data, or the control is of other times: "
+            "give 1 minus its level, and the control that nag.forward_states makes at these times"
+        )
+
+
 def check_counts(sampled: int, control: int, resamples: int) -> None:
     """Raise ValueError if there are too few images or resamples for an interval."""
     if min(sampled, control) < 2:

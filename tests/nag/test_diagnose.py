@@ -19,6 +19,7 @@ from nag.diagnose import (
     scheduler_shift,
     scheduler_states,
 )
+from nag.estimator import NoiseEstimator, posterior
 from nag.interpolant import coefficients
 from nag.samplers.one_step import ddim, euler_maruyama, heun
 from nag.samplers.time_grids import uniform
@@ -460,6 +461,46 @@ def test_a_control_of_other_times_and_a_field_that_cannot_begin_at_noise_are_ref
     for kind in ("eps", "score"):
         with pytest.raises(ValueError, match=r"nothing of x_0 at t = 1.*begin the grid below 1"):
             measure_shift(lambda x, t: x, control, uniform(10), rms, prediction=kind)
+
+
+@pytest.mark.parametrize(
+    ("read", "says"),
+    [
+        (lambda x: 1 - rms(x), "counts from noise to data.*give 1 minus its level"),
+        (lambda x: 1000 * rms(x), "reads levels of 0 to .*while t goes from 0 to 1"),
+        (lambda x: rms(x).mean(), r"the estimator made \(\) of 33 states"),
+        (lambda x: torch.stack([rms(x)] * 2, 1), r"the estimator made \(33, 2\) of 33 states"),
+        (lambda x: rms(x).numpy(), "the estimator made ndarray of 33 states"),
+        (partial(posterior, NoiseEstimator()), "made TransformedDistribution of 33 states"),
+    ],
+)
+def test_an_estimator_that_counts_in_another_way_is_refused(read, says):
+    """Otherwise the shift would have the other sign, or a thousand times its size."""
+    with pytest.raises(ValueError, match=says):
+        measure_shift(lambda x, t: x, forward_states(BLACK[:3], uniform(10)), uniform(10), read)
+    with pytest.raises(ValueError, match=says.replace("33", "45")):
+        scheduler_shift(lambda x, t: x, make("DDIMScheduler"), BLACK[:3], read, 14)
+
+
+def test_a_control_of_rising_times_or_of_bytes_is_refused():
+    control = forward_states(BLACK[:3], uniform(10))
+    with pytest.raises(ValueError, match="or the control is of other times"):
+        measure_shift(lambda x, t: x, control.flip(1), uniform(10), rms)
+    with pytest.raises(ValueError, match=r"the control is torch.uint8 of shape"):
+        measure_shift(lambda x, t: x, control.byte(), uniform(10), rms)
+    for path in ("Linear", "vE"):
+        with pytest.raises(ValueError, match=f"unknown path '{path}': choose one of"):
+            measure_shift(lambda x, t: x, control, uniform(10), rms, path=path)
+
+
+def test_arrays_and_a_samplers_name_are_as_good():
+    control, times = forward_states(BLACK[:8], uniform(10)), uniform(10)
+    plain = measure_shift(lambda x, t: x, control, times, rms, sampler=heun)
+    same = measure_shift(lambda x, t: x, control.numpy(), times.tolist(), rms, sampler="heun")
+    assert plain["late"] == same["late"]
+    pixels = scheduler_shift(perfect(s := make("DDIMScheduler")), s, BLACK[:8], rms, 14)
+    again = scheduler_shift(perfect(s), s, BLACK[:8].numpy(), rms, 14)
+    assert pixels["late"] == again["late"]
 
 
 # what a model may return
