@@ -25,6 +25,7 @@ NAMES = {
     "estimator-linear": "estimator-linear.safetensors",
     "estimator-ddpm": "estimator-ddpm.safetensors",
 }
+NETWORKS = [name for name in NAMES if not name.startswith("estimator-")]
 CONFIG, MODEL, CARD = "config.json", "model.safetensors", "README.md"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 METRICS = {
@@ -65,13 +66,13 @@ def _from_hub(name: str) -> Path:
     return Path(snapshot_download(name, allow_patterns=[CONFIG, MODEL]))
 
 
-def _from_folder(folder: Path) -> DiT:
+def _from_folder(folder: Path, **options: Any) -> DiT:
     file = folder / MODEL
     if not file.is_file():
         raise FileNotFoundError(
             f"no {MODEL} in {folder}: give a folder written by export_pretrained, or name the kind"
         )
-    net, written = checkpoint.load(file), folder / CONFIG
+    net, written = checkpoint.load(file, **options), folder / CONFIG
     try:
         config = json.loads(written.read_bytes()) if written.is_file() else _config(net)
     except ValueError as error:
@@ -81,6 +82,27 @@ def _from_folder(folder: Path) -> DiT:
     return net
 
 
+def _check_source(source: str, kind: str, options: Mapping[str, Any]) -> None:
+    """Raise ValueError for what is no network here, or for options that a file of ours decides."""
+    if "://" in source:
+        raise ValueError(
+            f"{source} is an address: download the file and give its path, or name a model of the "
+            'Hub as "user/repo"'
+        )
+    if source in NAMES and source not in NETWORKS and not Path(source).exists():
+        raise ValueError(
+            f"{source!r} is a noise-level estimator, not a network: "
+            f"nag.checkpoint.load_weights(nag.weights_file({source!r}), nag.NoiseEstimator()) "
+            "reads it"
+        )
+    given = [name for name in ("heads", "classes") if options.get(name) is not None]
+    if kind == "nag" and given:
+        raise ValueError(
+            f"{' and '.join(given)} of a network of kind 'nag' are in its file: leave "
+            f"{'it' if len(given) == 1 else 'them'} out, or name the kind of the file"
+        )
+
+
 def load(source: str | Path, kind: str = "nag", **options: Any) -> DiT:
     """A network in evaluation mode, from a name, a file, a folder or the Hub.
 
@@ -88,14 +110,20 @@ def load(source: str | Path, kind: str = "nag", **options: Any) -> DiT:
     `checkpoint.load` reads it, with its `kind` and options; a folder that `export_pretrained`
     wrote; or "user/repo", such a folder on the Hub, which needs huggingface_hub. Raises
     FileNotFoundError, ImportError, and ValueError as `checkpoint.load` does."""
+    _check_source(str(source), kind, options)
     if str(source) in NAMES and not Path(source).exists():
         return checkpoint.load(weights_file(str(source)), kind, **options)
     path = Path(source)
     if kind == "nag" and path.is_dir():
-        return _from_folder(path)
+        return _from_folder(path, **options)
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix.lower() not in SUFFIXES
     if kind == "nag" and isinstance(source, str) and on_hub and not path.exists():
-        return _from_folder(_from_hub(source))
+        return _from_folder(_from_hub(source), **options)
+    if not (path.exists() or path.suffix or path.name != str(source)):
+        raise FileNotFoundError(
+            f"no file and no weights are called {str(source)!r}: give a path, or one of "
+            f"{', '.join(NETWORKS)}"
+        )
     return checkpoint.load(path, kind, **options)
 
 

@@ -56,6 +56,26 @@ def test_weights_that_are_nowhere(tmp_path, monkeypatch):
         nag.load("sit-maxi")
 
 
+def test_options_of_a_folder_count(tmp_path, net):
+    folder = nag.export_pretrained(tmp_path / "mine", net)
+    digest = checkpoint.sha256(folder / "model.safetensors")
+    assert same(nag.load(folder, sha256=digest), nag.load(folder))
+    with pytest.raises(ValueError, match="has the SHA-256"):
+        nag.load(folder, sha256="0" * 64)
+    for source in (folder, folder / "model.safetensors", "sit-mini"):
+        with pytest.raises(ValueError, match="heads and classes of a network of kind 'nag' are in"):
+            nag.load(source, heads=3, classes=10)
+
+
+def test_what_is_no_network_is_named():
+    with pytest.raises(ValueError, match="is a noise-level estimator, not a network: nag.checkp"):
+        nag.load("estimator-linear")
+    with pytest.raises(ValueError, match="is an address: download the file"):
+        nag.load("https://example.org/a/sit.pt", "sit")
+    with pytest.raises(FileNotFoundError, match="'SiT-mini': give a path, or one of sit-mini, dit"):
+        nag.load("SiT-mini")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_exported_folder_comes_back_bit_for_bit(tmp_path, net, dtype):
     net = net.to(dtype).float()
