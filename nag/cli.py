@@ -1,6 +1,7 @@
 """The command `nag`: `nag diagnose PIPELINE --images FOLDER` measures a model's noise shift."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,31 @@ def _positive(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 1")
     return int(text)
+
+
+def _several(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(
+            f"{text} must be a whole number of at least 2, since the interval is over images"
+        )
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise argparse.ArgumentTypeError(f"{text} must be a finite number")
+    return found
+
+
+def _report(text: str) -> Path:
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a file: name a folder for the report")
+    return path
 
 
 def _seed(text: str) -> int:
@@ -49,13 +75,15 @@ def parser() -> argparse.ArgumentParser:
     ).add_argument
     add("pipeline", help="a folder written by save_pretrained, or a name on the Hub")
     add("--images", type=_folder, required=True, help="real images like the training data")
-    add("--out", type=Path, default=Path("nag-report"), help="folder of the report (%(default)s)")
-    add("--n", type=_positive, default=200, help="sampled images (%(default)s)")
+    add(
+        "--out", type=_report, default=Path("nag-report"), help="folder of the report (%(default)s)"
+    )
+    add("--n", type=_several, default=200, help="sampled images (%(default)s)")
     add("--steps", type=_positive, default=50, help="steps of the scheduler (%(default)s)")
     add("--batch", type=_positive, default=16, help="images sampled at once (%(default)s)")
     add("--size", type=_positive, help="of the images in pixels (the pipeline's own)")
     add("--prompts", type=_lines, default=[], help="a file with one prompt a line")
-    add("--guidance-scale", type=float, help="the pipeline's own by default")
+    add("--guidance-scale", type=_finite, help="the pipeline's own by default")
     add("--images-seen", type=_positive, default=400_000, help="of the estimator (%(default)s)")
     add("--seed", type=_seed, default=0, help="of the first image (%(default)s)")
     return top

@@ -108,3 +108,18 @@ def test_other_errors_are_one_line(place, tmp_path, capsys):
 def test_the_command_is_installed_with_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["scripts"]["nag"] == "nag.cli:main"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"n": 1}, "argument --n: 1 must be a whole number of at least 2"),
+        ({"guidance-scale": "nan"}, "argument --guidance-scale: nan must be a finite number"),
+        ({"guidance-scale": "high"}, "argument --guidance-scale: high must be a finite number"),
+        ({"out": PICTURE}, "is a file: name a folder for the report"),
+    ],
+)
+def test_what_could_only_fail_after_the_work_is_refused_before(place, capsys, changes, says):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["diagnose", *arguments(place, **changes)])
+    assert end.value.code == 2 and says in capsys.readouterr().err
