@@ -16,7 +16,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nbclient.exceptions import DeadKernelError
@@ -41,19 +41,60 @@ NOT_STARTED, DEAD_KERNEL = 2, 138
 DPI = 140  # of the figures in executed copies, sharp on dense screens too
 
 
-def known_parameters(notebook: dict) -> list[str]:
-    """The names that the first cell tagged `parameters` assigns."""
+def _parameters(notebook: dict) -> ast.Module:
+    """The first cell tagged `parameters`, parsed; raises ValueError if it is not Python."""
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code" and "parameters" in cell["metadata"].get("tags", []):
-            tree = ast.parse(cell["source"])
-            return sorted(
-                {
-                    node.id
-                    for node in ast.walk(tree)
-                    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-                }
+            try:
+                return ast.parse(cell["source"])
+            except SyntaxError as error:
+                raise ValueError(
+                    f"its cell of parameters is not Python (line {error.lineno}: {error.msg}): "
+                    "correct it, or restore the notebook with git"
+                ) from error
+    return ast.Module(body=[], type_ignores=[])
+
+
+def known_parameters(notebook: dict) -> list[str]:
+    """The names that the first cell tagged `parameters` assigns."""
+    return sorted(
+        {
+            node.id
+            for node in ast.walk(_parameters(notebook))
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+    )
+
+
+def defaults(notebook: dict) -> dict[str, object]:
+    """The values of the parameters that are plain ones, by name."""
+    found: dict[str, object] = {}
+    for node in _parameters(notebook).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            with suppress(ValueError):
+                found[node.targets[0].id] = ast.literal_eval(node.value)
+    return found
+
+
+def _form(value: object) -> str:
+    """What a value is, as one says it; numbers and truth values are of one form."""
+    if isinstance(value, str):
+        return "a text"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    return "a mapping" if isinstance(value, dict) else "a number, true or false"
+
+
+def check_forms(values: dict, usual: dict[str, object]) -> None:
+    """Raise ValueError if a parameter is of another form than its default: a text would be taken
+    for a list of its letters, and "false" for true.
+    """
+    for name, value in values.items():
+        default = usual.get(name)
+        if default is not None and (value is None or _form(value) != _form(default)):
+            raise ValueError(
+                f"{name} is {value!r}, but must be {_form(default)}, such as {default!r}"
             )
-    return []
 
 
 @contextmanager
@@ -80,6 +121,11 @@ def check_inside(out: str) -> None:
     """Raise ValueError if the results, links followed, would be outside of the repository."""
     root = Path(os.path.realpath(fingerprint.ROOT))
     found = Path(os.path.realpath(root / out))
+    if found == root:
+        raise ValueError(
+            f"out is {out!r}, the repository itself, among whose files results would be lost: give "
+            "a folder below it, such as build/by-hand"
+        )
     if not found.is_relative_to(root):
         raise ValueError(
             f"out leads to {found}, outside of the repository {root}: give a folder below it, such "
@@ -87,16 +133,39 @@ def check_inside(out: str) -> None:
         )
 
 
+def check_family(given: dict) -> None:
+    """Raise ValueError if a family is to be read as of another forward process than its own."""
+    from nag.interpolant import PATH_OF  # here, since it takes seconds and few notebooks need it
+
+    wanted = PATH_OF.get(given["family"], given["path"])
+    if given["path"] != wanted:
+        raise ValueError(
+            f"path is {given['path']!r}, but the family {given['family']!r} is of {wanted!r}: give "
+            f"both, such as {{family: {given['family']}, path: {wanted}}}"
+        )
+
+
 def prepared(notebook: Path, executed: Path, part: str, values: dict) -> NotebookNode:
-    """The notebook's part with these parameters; raises ValueError for an unknown parameter, or an
-    `out` outside of the repository."""
-    content = load_notebook_node(str(notebook))
-    known = known_parameters(content)
+    """The notebook's part with these parameters.
+
+    Raises ValueError for a file that is no notebook, an unknown parameter or one of another form,
+    or an `out` outside of the repository."""
+    try:
+        content = load_notebook_node(str(notebook))
+        known, usual = known_parameters(content), defaults(content)
+    except (ValueError, ValidationError) as error:
+        raise ValueError(
+            f"{notebook} cannot be read as a notebook ({error}): restore it with git"
+        ) from error
     if unknown := sorted(set(map(str, values)) - set(known)):
         raise ValueError(
             f"{notebook.name} has no parameter {', '.join(unknown)}: "
             f"choose from {', '.join(known) or 'none'}"
         )
+    check_forms(values, usual)
+    by_hand = not os.environ.get("DVC_STAGE")  # a test holds that the pipelines name both
+    if by_hand and "family" in values and "path" in usual:
+        check_family(usual | values)
     if "out" in values:
         check_inside(str(values["out"]))
     content.cells = [

@@ -14,7 +14,20 @@ FILE = Path("params.yaml")
 
 
 class Loader(NoDatesSafeLoader):
-    """Papermill's YAML 1.1, to which 1e-3 is a number too, as to DVC's YAML 1.2."""
+    """Papermill's YAML 1.1, to which 1e-3 is a number too, as to DVC's YAML 1.2.
+
+    A key that comes twice is an error, as it is to DVC: the first value would count for nothing."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """A mapping as it is written; raises MarkedYAMLError for a key that comes twice."""
+        node = super().compose_mapping_node(anchor)
+        scalars = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        names = [key.value for key in scalars if key.value != "<<"]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise yaml.MarkedYAMLError(
+                None, None, f"{', '.join(twice)} comes twice", node.start_mark
+            )
+        return node
 
 
 Loader.add_implicit_resolver(
@@ -31,8 +44,10 @@ def written(texts: list[str]) -> dict:
         try:
             given = yaml.load(text, Loader) or {}  # a safe loader
         except yaml.YAMLError as error:
+            fault = getattr(error, "problem", None) or ""
+            twice = f" ({fault})" if "twice" in fault else ""
             raise ValueError(
-                f'the parameters {text!r} are not YAML: write them as "{{name: value}}"'
+                f'the parameters {text!r} are not YAML{twice}: write them as "{{name: value}}"'
             ) from error
         if not isinstance(given, dict):
             raise ValueError(
@@ -51,6 +66,8 @@ def read(file: Path) -> dict:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 1})" if where else ""
+        if "twice" in (fault := getattr(error, "problem", None) or ""):
+            raise ValueError(f"{file}: {fault}{line}: leave one of them") from error
         raise ValueError(f"{file} is not YAML{line}: correct it, or restore it with git") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} is no mapping of parameters: restore it with git")

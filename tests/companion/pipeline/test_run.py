@@ -8,6 +8,7 @@ import time
 
 import nbformat
 import papermill
+import pytest
 from clones import COLD
 
 from companion.pipeline import fingerprint, run
@@ -64,6 +65,58 @@ def test_an_unknown_parameter_is_named(tmp_path, capsys):
     assert run.run(path, tmp_path / "b.ipynb", "all", {"patth": 3}) == run.NOT_STARTED
     assert capsys.readouterr().err == "a.ipynb has no parameter patth: choose from lr, path\n"
     assert not (tmp_path / "b.ipynb").exists()
+
+
+USUAL = "n = 3\nlr = 0.1\nfast = True\narms = ['none']\nplan = {}\nout = 'x'\nrows = None"
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"arms": "nag"}, "arms is 'nag', but must be a list, such as ['none']"),
+        ({"arms": {"nag": 1}}, "arms is {'nag': 1}, but must be a list, such as ['none']"),
+        ({"fast": "false"}, "fast is 'false', but must be a number, true or false, such as True"),
+        ({"n": "30"}, "n is '30', but must be a number, true or false, such as 3"),
+        ({"n": [30]}, "n is [30], but must be a number, true or false, such as 3"),
+        ({"plan": []}, "plan is [], but must be a mapping, such as {}"),
+        ({"out": None}, "out is None, but must be a text, such as 'x'"),
+        ({"out": ""}, "out is '', the repository itself"),
+        ({"out": "build/.."}, "out is 'build/..', the repository itself"),
+    ],
+)
+def test_a_parameter_of_another_form_is_refused(tmp_path, capsys, values, says):
+    """A text would be a list of its letters, and "false" would be true."""
+    path = write_notebook(tmp_path / "a.ipynb", (USUAL, "parameters"), ("1 / 0",))
+    assert run.run(path, tmp_path / "b.ipynb", "all", values) == run.NOT_STARTED
+    shown = capsys.readouterr().err
+    assert shown.startswith(says) and shown.count("\n") == 1
+    good = {"n": 2e3, "lr": 1, "fast": 0, "arms": [], "plan": {"a": 1}, "rows": 5, "out": "build"}
+    assert run.prepared(path, tmp_path / "b.ipynb", "all", good)
+
+
+def test_a_family_by_hand_has_its_own_path(tmp_path, capsys):
+    """Otherwise the estimator of the one path would read states of the other."""
+    path = write_notebook(tmp_path / "a.ipynb", ("family = 'sit'\npath = 'linear'", "parameters"))
+    assert run.run(path, tmp_path / "b.ipynb", "all", {"family": "dit"}) == run.NOT_STARTED
+    assert capsys.readouterr().err == (
+        "path is 'linear', but the family 'dit' is of 'ddpm': give both, such as "
+        "{family: dit, path: ddpm}\n"
+    )
+    for values in ({"family": "dit", "path": "ddpm"}, {"family": "mine", "path": "vp"}, {}):
+        assert run.prepared(path, tmp_path / "b.ipynb", "all", values)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "# a heading", b"\xff\xfe", "bad cell"])
+def test_what_is_no_notebook_is_refused_by_name(tmp_path, capsys, content):
+    path = tmp_path / "a.ipynb"
+    if content == "bad cell":
+        write_notebook(path, ("a = (", "parameters"))
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert run.run(path, tmp_path / "b.ipynb", "all", {"a": 1}) == run.NOT_STARTED
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"{path} cannot be read as a notebook (")
+    assert shown.endswith("with git\n")
 
 
 def test_results_outside_of_the_repository_are_refused_before_anything_runs(

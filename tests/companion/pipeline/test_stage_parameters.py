@@ -48,6 +48,17 @@ def test_parameters_that_are_no_mapping(text):
         stage_parameters.written([text])
 
 
+def test_a_key_that_comes_twice_is_refused(tmp_path):
+    """As DVC does; otherwise the first value would silently count for nothing."""
+    with pytest.raises(ValueError, match="n comes twice"):
+        stage_parameters.written(["{n: 1, n: 2}"])
+    (tmp_path / "p.yaml").write_text("a: 1\ntune:\n  n: 1\n  w: 2\n  n: 3\n")
+    with pytest.raises(ValueError, match=r"n comes twice \(line 3\): leave one of them"):
+        stage_parameters.chosen(["tune"], tmp_path / "p.yaml")
+    (tmp_path / "p.yaml").write_text("a: {base: &base {n: 1}}\ntune: {<<: *base, n: 3}\n")
+    assert stage_parameters.chosen(["tune"], tmp_path / "p.yaml") == {"n": 3}
+
+
 def test_entries_are_chosen_by_name(tmp_path):
     file = tmp_path / "params.yaml"
     file.write_text("tune: {sit: {w: [1, 2], n: 3}, dit: {w: [4]}}\nsteps: 5\nplan: {a: {b: 6}}\n")
@@ -122,6 +133,21 @@ def resolved():
 
 def options(words, flag):
     return [value for name, value in zip(words, words[1:], strict=False) if name == flag]
+
+
+def test_what_a_stage_passes_is_of_the_form_that_its_notebook_has(resolved):
+    for name, words in resolved.items():
+        with open(ROOT / words[0], encoding="utf-8") as file:
+            usual = run.defaults(nbformat.read(file, 4))
+        own = ROOT / (options(words, "--params") or ["params.yaml"])[0]
+        given = stage_parameters.chosen(options(words, "-p"), own)
+        given |= stage_parameters.written(options(words, "-y"))
+        try:
+            run.check_forms(given, usual)
+            if {"family", "path"} <= usual.keys() and options(words, "--part") == ["measure"]:
+                run.check_family(usual | given)
+        except ValueError as error:
+            raise AssertionError(name) from error
 
 
 def test_a_stage_passes_only_what_its_notebook_takes(resolved):
