@@ -1,7 +1,9 @@
 """The telling stages whose numbers are there: `python -m companion.pipeline.measured FILE` names
 them for `dvc repro --single-item`, since a study that was never measured has nothing to tell."""
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dvc.dependency.param import ParamsDependency
@@ -21,5 +23,17 @@ def telling(file: str, root: Path) -> list[str]:
         ]
 
 
+def main(arguments: Sequence[str]) -> None:
+    """Print the names of one file's stages."""
+    parser = argparse.ArgumentParser(
+        prog="python -m companion.pipeline.measured", description="Which telling stages can run?"
+    )
+    parser.add_argument("file", help="a dvc.yaml below the current folder")
+    file = parser.parse_args(arguments).file
+    if not Path(file).is_file():
+        parser.error(f"there is no {file}: name a dvc.yaml, such as studies/dvc.yaml")
+    print("\n".join(telling(file, Path.cwd())))
+
+
 if __name__ == "__main__":
-    print("\n".join(telling(sys.argv[1], Path.cwd())))
+    main(sys.argv[1:])
