@@ -119,7 +119,9 @@ def test_dvc_tracks_the_entries_that_the_notebook_gets(file):
         assert tracked == names_of(re.findall(r"-p (\S+)", given)), f"{file}:{name}"
         if "notebooks/" in given:
             values = set(re.findall(r"\$\{([\w.]+)\}", given))
-            assert values <= {"key", "item", "item.family", "item.arm"}, f"{file}:{name}"
+            assert values <= {"key", "item", "item.family", "item.arm", "item.path"}, (
+                f"{file}:{name}"
+            )
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +139,8 @@ def options(words, flag):
 
 def test_what_a_stage_passes_is_of_the_form_that_its_notebook_has(resolved):
     for name, words in resolved.items():
-        with open(ROOT / words[0], encoding="utf-8") as file:
+        notebook = next(word for word in words if word.endswith(".ipynb"))
+        with open(ROOT / notebook, encoding="utf-8") as file:
             usual = run.defaults(nbformat.read(file, 4))
         own = ROOT / (options(words, "--params") or ["params.yaml"])[0]
         given = stage_parameters.chosen(options(words, "-p"), own)

@@ -72,7 +72,13 @@ def test_real_images_are_of_the_same_classes():
 
 
 def test_settings_of_arms_are_in_words():
-    chosen = read_json(RESULTS / "metrics/tune-sit.json")["chosen"]
+    off = {"w_nag": 0.0, "cfg": 1.0}
+    chosen = {
+        "none": off,
+        "nag": off | {"w_nag": 3.0},
+        "cfg": off | {"cfg": 1.1},
+        "cfg-nag": {"w_nag": 0.5, "cfg": 1.1},
+    }
     assert notebooks.arm_settings(chosen) == {
         "nag": "w = 3",
         "cfg": "CFG 1.1",

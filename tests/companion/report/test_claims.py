@@ -216,4 +216,5 @@ def test_claims_and_summary_take_over_the_papers_samplers_once_they_are_measured
     found = results.ratios_to_unguided(reader, summary, "dit", "second", "sde")
     assert found["nag"]["value"] == pytest.approx(0.5) and "none" not in found
     assert found["cfg"]["value"] == pytest.approx(0.5) and found["cfg+nag"]["low"] is None
-    assert results.ratios_to_unguided(reader, summary, "sit", "second") == {}  # not measured yet
+    found = results.ratios_to_unguided(reader, summary, "sit", "second")
+    assert found["nag"] == reader.result("ratios-sit", "nag over none/second")
