@@ -22,7 +22,7 @@ LIBRARIES = (
     "ipykernel.kernelapp ipykernel.ipkernel papermill.execute papermill.engines nbclient "
     "dvc.cli dvc.repo"
 ).split()
-WARM = ("companion.", "nag.", "dvc", "ipykernel_launcher", "torch.distributed.run")
+WARM = ("companion.", "nag.", "dvc", "ipykernel_launcher", "torch.distributed.run", "gloo_worker")
 ENOUGH = 1 << 18  # bytes of a request: arguments and environment
 
 

@@ -282,6 +282,7 @@ def test_parts_of_a_batch_make_up_the_batch(spec):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 @pytest.mark.parametrize("mode", ["all", "null"])
 def test_two_processes_train_what_one_does(spec, tmp_path, mode):
     one, two = spec("one", mode=mode), spec("two", mode=mode)
