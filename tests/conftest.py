@@ -19,6 +19,27 @@ import torch
 
 matplotlib.use("Agg")
 
+# What a notebook under nbval takes instead of its defaults, which are in its fingerprints.
+MAIN = {"reference_images": 1000, "trajectories": 40}
+TINY = {"pretrained": "data/tiny/sit.safetensors"}
+SMALLER = {
+    "00_start_here": {"n": 128},
+    "01_train": {"images_seen": 6_400, "warmup_steps": 20},
+    "02_estimator": {"images_seen": 10_240},
+    "03_extractor": {"images_seen": 5_120, "compared_images": 1000},
+    "04_tune": MAIN,
+    "05_sample": {"trajectories": 40},
+    "06_noise_shift": {"trajectories": 40, "resamples": 200, "sde_images": 40},
+    "07_evaluate": MAIN,
+    "12_auto_weight": {"reference_images": 1000, "calibration_images": 24},
+    "14_null_condition": {"weights": TINY["pretrained"], "images_seen": 256},
+    "20_weight_sweep": {"w_values": [], "cfg_values": [], "reference_images": 1000},
+    "23_size_and_length": {"trajectories": 40, "loss_images": 400, "resamples": 200},
+    "25_estimator": {"images_seen": 3200, "trajectories": 24, "resamples": 200},
+    "28_finetune": TINY,
+    "31_finetune_signal": TINY,
+}
+
 
 def pytest_addoption(parser):
     parser.addoption("--run-slow", action="store_true", help="also run the tests marked slow")
@@ -64,6 +85,10 @@ def warm_python(folder):
 
 def pytest_collection_modifyitems(config, items):
     for item in items:
+        cell = getattr(item, "cell", None)
+        if cell is not None and "parameters" in cell.metadata.get("tags", []):
+            for name, value in SMALLER.get(item.path.stem, {}).items():
+                cell.source += f"\n{name} = {value!r}"
         if item.get_closest_marker("slow") and not config.getoption("--run-slow"):
             item.add_marker(pytest.mark.skip(reason="slow: add --run-slow"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
@@ -85,6 +110,13 @@ def on_cpu(monkeypatch):
     """
     for module in ("nag.train", "companion.experiments.generate"):
         monkeypatch.setattr(f"{module}.best_device", lambda: torch.device("cpu"))
+
+
+@pytest.fixture
+def warm_processes(monkeypatch):
+    """Processes that the test starts come from the warm server, if there is one."""
+    if folder := os.environ.get("WARM_PYTHON"):
+        monkeypatch.setattr(sys, "executable", f"{folder}/python")
 
 
 @pytest.fixture
