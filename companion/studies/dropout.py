@@ -134,16 +134,21 @@ def with_trainings(ratio: Mapping, spread: float | None, trainings: int) -> dict
     return dict(over_trainings(ratio, spread, trainings))
 
 
+def spread_of(ratios: Sequence[Mapping]) -> float | None:
+    """Standard deviation of the logarithm of ratios, one of each training; None of a single one."""
+    logs = [np.log(x["value"]) for x in ratios]
+    return float(np.std(logs, ddof=1)) if len(logs) > 1 else None
+
+
 def gain_from_start(rows: Mapping[str, study.Row], networks: Sequence[str], real: Features) -> dict:
     """NAG's gain of trainings that differ in their seed alone: of "each", the mean "gain", and the
     "spread" of its logarithm (None of a single one); `rows` has "NETWORK none" and "NETWORK NAG".
     """
     each = {n: study.ratio(rows[f"{n} NAG"], rows[f"{n} none"], real) for n in networks}
-    logs = [np.log(ratio["value"]) for ratio in each.values()]
     return {
         "each": each,
         "gain": mean_ratio([*each.values()]),
-        "spread": float(np.std(logs, ddof=1)) if len(logs) > 1 else None,
+        "spread": spread_of([*each.values()]),
         "trainings": len(each),
     }
 
@@ -198,9 +203,7 @@ def compare_rates(
         "gain_of_base": mean_ratio([gain[name] for name in same]),
         "none_over_base": {n: over(f"{n} none", f"{base} none") for n in [base, *others]},
         "nag_over_base": guided,
-        "spread_between_trainings": float(np.std([log_gain[n] for n in same], ddof=1))
-        if k > 1
-        else None,
+        "spread_between_trainings": spread_of([gain[n] for n in same]),
         "trainings": k,
         "beside_base": {
             name: {

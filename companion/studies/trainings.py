@@ -14,7 +14,9 @@ from torch import Tensor
 from companion.experiments import study
 from companion.experiments.generate import Arm, SampleConfig
 from companion.experiments.spaces import Features
+from companion.experiments.tuning import ARMS
 from companion.studies.families import Family, sampler_of
+from companion.studies.intervals import numbers as plain
 from nag.data import fashion_mnist
 from nag.interpolant import time_of_ratio
 from nag.pretrained.further_training import held_out_errors
@@ -22,7 +24,6 @@ from nag.support.files import read_json
 from nag.support.paths import ROOT
 from nag.support.uncertainty import Interval, bootstrap, interval, mean_ratio
 
-ARMS = ("none", "nag", "cfg", "cfg-nag")
 PAIRS = {"nag": "none", "cfg": "none", "cfg-nag": "cfg"}  # each arm over which
 LEVELS = (0.0, 0.25, 1.0, 4.0)  # sigma_t / alpha_t at which ranges begin; the first is "late"
 
@@ -89,11 +90,6 @@ def exponential(x: Interval) -> Interval:
     return {"value": exp(x["value"]), "low": exp(x["low"]), "high": exp(x["high"])}
 
 
-def around_value(x: Mapping[str, Any]) -> Interval:
-    """A number and its interval alone."""
-    return {"value": float(x["value"]), "low": float(x["low"]), "high": float(x["high"])}
-
-
 def shifts(
     rows: Sequence[Mapping[str, study.Row]], family: Family, resamples: int
 ) -> dict[str, dict]:
@@ -101,7 +97,7 @@ def shifts(
     late: list[dict[str, Interval]] = []
     for row in rows:
         found = study.shifts(row, family.path, family.reader, resamples)
-        late.append({arm: around_value(x["late"]) for arm, x in found.items()})
+        late.append({arm: plain(x["late"]) for arm, x in found.items()})
     return {
         arm: {"each": [of[arm] for of in late], "mean": over([of[arm] for of in late])}
         for arm in late[0]
@@ -129,7 +125,7 @@ def excess(family: Family, images: Tensor, labels: Tensor, resamples: int) -> di
 
         top = f"{LEVELS[k + 1]:g}" if k + 1 < len(LEVELS) else "up"
         draws = bootstrap(mine, quotient, resamples)
-        found[f"{LEVELS[k]:g} to {top}"] = around_value(interval(quotient(mine), draws))
+        found[f"{LEVELS[k]:g} to {top}"] = plain(interval(quotient(mine), draws))
     return found
 
 

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from spread_arms import REAL, row
 
 from companion.experiments import study
-from companion.experiments.spaces import Features
 from companion.plots.style import save
 from companion.studies import dropout
 from companion.studies.tell import dropout as tell
@@ -16,21 +16,10 @@ from nag.support.files import read_json
 from nag.support.paths import ROOT, STUDIES
 from nag.support.uncertainty import mean_ratio
 
-REAL = torch.randn(400, 3, generator=torch.Generator().manual_seed(9))
-REAL = Features(REAL, REAL[:, :2])
-
 
 @pytest.fixture
 def committed():
     return read_json(STUDIES / "metrics/dropout.json")
-
-
-def row(scale, seed=0):
-    """An arm of 100 images whose features are spread `scale` times as far as the real ones."""
-    features = scale * torch.randn(100, 3, generator=torch.Generator().manual_seed(seed))
-    seeds = np.arange(100)
-    found = {"features": features.numpy(), "second": features[:, :2].numpy()}
-    return found | {"seeds": seeds, "labels": seeds % 2}
 
 
 def arms(**scales):

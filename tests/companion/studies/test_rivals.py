@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 import torch
+from spread_arms import REAL, row
 
 from companion.experiments import study
-from companion.experiments.spaces import Features
 from companion.plots.style import save
 from companion.studies import rivals
 from companion.studies.tell import rivals as tell
@@ -19,21 +19,11 @@ from nag.support.paths import ROOT, STUDIES
 from nag.support.uncertainty import mean_ratio
 
 NAMES = ("rivals", "rivals-sde")
-REAL = torch.randn(400, 3, generator=torch.Generator().manual_seed(9))
-REAL = Features(REAL, REAL[:, :2])
 
 
 @pytest.fixture(params=NAMES)
 def committed(request):
     return read_json(STUDIES / f"metrics/{request.param}.json")
-
-
-def row(scale, seed=0):
-    """An arm of 100 images whose features are spread `scale` times as far as the real ones."""
-    features = scale * torch.randn(100, 3, generator=torch.Generator().manual_seed(seed))
-    seeds = np.arange(100)
-    found = {"features": features.numpy(), "second": features[:, :2].numpy()}
-    return found | {"seeds": seeds, "labels": seeds % 2}
 
 
 def made_up(sampler="euler", **changes):

@@ -2,13 +2,12 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
+from spread_arms import REAL, row
 
 from companion.experiments import study
 from companion.experiments.generate import Arm
-from companion.experiments.spaces import Features
 from companion.plots.style import save
 from companion.studies import trainings
 from companion.studies.families import Family
@@ -17,18 +16,6 @@ from nag.interpolant import time_of_ratio
 from nag.support.files import read_json
 from nag.support.paths import RESULTS
 from nag.support.uncertainty import independent_ratio, mean_ratio
-
-REAL = torch.randn(400, 3, generator=torch.Generator().manual_seed(9))
-REAL = Features(REAL, REAL[:, :2])
-
-
-def row(scale, seed=0):
-    """An arm of 100 images whose features are spread `scale` times as far as the real ones."""
-    features = scale * torch.randn(100, 3, generator=torch.Generator().manual_seed(seed))
-    seeds = np.arange(100)
-    found = {"features": features.numpy(), "second": features[:, :2].numpy()}
-    return found | {"seeds": seeds, "labels": seeds % 2}
-
 
 # ---- measuring
 
