@@ -73,8 +73,9 @@ docs: pages ## write README.md and docs/ from the results, in seconds
 
 readme: docs ## the same
 
-lint: setup notebooks-lint ## ruff on .py and .ipynb, mypy on nag and companion, and notebooks-lint
+lint: setup notebooks-lint ## ruff (rules and layout) on .py and .ipynb, mypy on nag and companion, and notebooks-lint
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 
 pages: setup ## bring the text of pages/ up to the notebooks, without running them

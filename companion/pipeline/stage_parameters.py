@@ -91,8 +91,8 @@ def keys(choice: str) -> list[tuple[str, str]]:
 def chosen(choices: Sequence[str], file: Path = FILE) -> dict:
     """The parameters that are named by `choices`, see `keys`; reads no file if there are none.
 
-    Raises ValueError for a file or key that is not there, a section that is no mapping, and a name
-    that comes twice."""
+    Raises ValueError for a file or key that is not there, a section that is a single value, and a
+    name that comes twice."""
     found: dict = {}
     content = read(file) if choices else {}
     for name, key in (pair for choice in choices for pair in keys(choice)):

@@ -232,8 +232,8 @@ def frechet(
     x = x.double().numpy() - mean
     total, outer = x.sum(axis=0), x.T @ x
     distance, left_out = frechet_to(mean, cov), []
-    # Random blocks: files are often ordered by class, and a block of few classes is no sample of
-    # them all
+    # Random blocks: files are often ordered by class, and a block of few classes does not
+    # represent them all
     for block in np.array_split(np.random.default_rng(seed).permutation(len(x)), blocks):
         n, part = len(x) - len(block), x[block]
         m = (total - part.sum(axis=0)) / n
@@ -333,7 +333,7 @@ def evaluate(
     `extractor` is a name or "package.module:function" (see `nag.evaluation.inception`), and so is
     `dino` if it is not a bool. `uint8` says by what rule floats became bytes. Raises ValueError if
     there are fewer than `expected` samples or other than `expected_reference` images in the
-    reference, unless `allow_fewer`; FileNotFoundError for what has to be placed by hand."""
+    reference, unless `allow_fewer`; FileNotFoundError for a file that has to be put in place."""
     (n, *size, _), (m, *reference_size, _) = image_shape(samples), image_shape(reference)
     if not allow_fewer and (n < expected or m != expected_reference):
         raise ValueError(

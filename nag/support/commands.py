@@ -59,7 +59,7 @@ def settings(
 ) -> Settings:
     """The settings in the JSON file that the command line of `python -m module` names.
 
-    Exits with code 2 if there is no such file, or if it has no such settings."""
+    Exits with code 2 if the file is missing or its settings are others."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about)
     fields = ", ".join(kind.model_fields)
     parser.add_argument(
