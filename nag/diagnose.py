@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nag.ddpm import VarianceField, network_output
-from nag.interpolant import PATHS, coefficients, convert, time_of_ratio
+from nag.interpolant import PATHS, coefficients, convert, known_path, time_of_ratio
 from nag.samplers.one_step import euler
 from nag.samplers.registry import SAMPLERS, resolve
 from nag.shift import (
@@ -49,11 +49,6 @@ def _check_sizes(n: int, control: int, resamples: int, batch: int) -> None:
     check_counts(n, control, resamples)
     if batch < 1:
         raise ValueError(f"a batch of {batch} images: give 1 or more")
-
-
-def _check_path(path: str) -> None:
-    if path not in PATHS:
-        raise ValueError(f"unknown path {path!r}: choose one of {sorted(PATHS)}")
 
 
 def _batches(
@@ -128,7 +123,7 @@ def measure_shift(
     for wrong shapes or names, times that do not fall or are too few, fewer than two images or
     resamples, or an estimator that counts otherwise; FloatingPointError if a state is not
     finite."""
-    _check_path(path)
+    known_path(path)
     times, control = torch.as_tensor(times, dtype=torch.float64), torch.as_tensor(control)
     take = SAMPLERS[resolve(sampler, path)] if isinstance(sampler, str) else sampler
     if control.ndim != 5 or control.shape[1] != len(times) or not control.is_floating_point():
@@ -184,7 +179,7 @@ def _levels(scheduler, path: str) -> tuple[Tensor, Tensor, Tensor]:
             f"the noise levels of {name} are not known here: record a run of it with "
             f"nag.integrations.recorder.record, or use one of {sorted(SCHEDULERS)}"
         )
-    _check_path(path)
+    known_path(path)
     if getattr(scheduler, "num_inference_steps", 0) is None:
         raise ValueError(f"this {name} has no steps yet: call its set_timesteps first")
     if kind in ("table", "stride"):
@@ -286,7 +281,7 @@ def scheduler_shift(
     n images (default M) are sampled in `steps` steps, each from its own seed, and compared with
     forward states of `images` on `path`, whose levels the estimator reads. See `scheduler_states`
     for model_call and grid, `measure_shift` for what is returned and raised."""
-    _check_path(path)
+    known_path(path)
     images = torch.as_tensor(images)
     if images.ndim != 4 or not images.is_floating_point():
         raise ValueError(

@@ -5,7 +5,7 @@ sigma and both derivatives together, so no sign is derived twice. Shapes: t is (
 coefficients broadcast against x (B, ...)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -87,9 +87,13 @@ PATHS = {"linear": linear, "cosine": cosine, "vp": vp, "ddpm": ddpm}
 PATH_OF = {"sit": "linear", "dit": "ddpm"}  # the forward process of each family
 
 
-def falling(times: Tensor | np.ndarray) -> list[float]:
-    """The times (K,) of a sampler as numbers; raises ValueError unless they fall within [0, 1]."""
-    found = [float(t) for t in times.tolist()]
+def falling(times: Tensor | np.ndarray | Sequence[float]) -> list[float]:
+    """The times (K,) of a sampler as numbers; raises ValueError unless they are two or more that
+    fall within [0, 1].
+    """
+    found = [float(t) for t in (times if isinstance(times, Sequence) else times.tolist())]
+    if len(found) < 2:
+        raise ValueError(f"{len(found)} times make no step: give two or more, such as uniform(50)")
     if not all(1 >= t >= 0 for t in found) or not all(t > s for t, s in pairwise(found)):
         raise ValueError(
             "times must fall from noise, at most 1, to data, at least 0, and those given go from "
@@ -158,14 +162,38 @@ def from_score(change: Tensor, t: Tensor | float, target: str, path: str = "line
     return gain[target] * change
 
 
+def known_path(path: str) -> str:
+    """The name of a path; raises ValueError if there is none of it."""
+    if path not in PATHS:
+        raise ValueError(f"unknown path {path!r}: choose one of {sorted(PATHS)}")
+    return path
+
+
+def _check_time(t: Tensor | float) -> None:
+    if isinstance(t, Tensor) and (t.device.type != "cpu" or not t.numel()):
+        return
+    low, high = (float(end) for end in torch.as_tensor(t, dtype=torch.float64).aminmax())
+    if not (low >= -1e-6 and high <= 1 + 1e-6):
+        raise ValueError(
+            f"t = {low if low < 0 else high:g} is not in [0, 1]: take 1 - t of times in SiT's own "
+            "direction and (i + 1) / 1000 of DDPM's timesteps i"
+        )
+
+
 def coefficients(path: str, t: Tensor | float, like: Tensor) -> Coefficients:
     """Coefficients of the named path at t, () or (B,) in [0, 1], shaped to broadcast against `like`
     (B, ...).
 
-    Raises ValueError for an unknown path.
+    Raises ValueError for an unknown path, whole numbers where a state is wanted, or a time outside
+    [0, 1]; times on a GPU are not looked at, since that would wait for it.
     """
-    if path not in PATHS:
-        raise ValueError(f"unknown path {path!r}: choose one of {sorted(PATHS)}")
+    known_path(path)
+    if not like.is_floating_point():
+        raise ValueError(
+            f"a state or image is {like.dtype}, to which t would be rounded: give floats, such as "
+            "x / 127.5 - 1 of bytes"
+        )
+    _check_time(t)
     t = torch.as_tensor(t, dtype=like.dtype, device=like.device)
     if t.ndim:
         t = t.reshape(-1, *[1] * (like.ndim - 1))

@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nag.interpolant import PATHS, add_noise, falling, time_of_ratio, time_of_sigma
+from nag.interpolant import (
+    PATHS,
+    add_noise,
+    falling,
+    known_path,
+    time_of_ratio,
+    time_of_sigma,
+)
 from nag.support.rng import ImageNoise
 from nag.support.uncertainty import Interval, bootstrap, interval
 
@@ -32,8 +39,11 @@ def statement_1(
     where sigma_t = t, this is exact: delta = sqrt(t^2 + sigma_e^2) - t. The signal still has the
     strength alpha_t. t in [0, 1] and sigma_e >= 0 broadcast; NaN where the path has no such noise
     (arXiv 2510.12497, Sec. 3)."""
+    known_path(path)
     time = torch.as_tensor(t, dtype=torch.float64)
     error = torch.as_tensor(sigma_e, dtype=torch.float64)
+    if ((time < 0) | (time > 1)).any() or (error < 0).any():
+        raise ValueError("a time is not in [0, 1], or sigma_e is negative: give t = 1 for noise")
     sigma = (PATHS[path](time).sigma ** 2 + error**2).sqrt()
     return (time_of_sigma(sigma, path) - time).numpy()
 
@@ -44,6 +54,9 @@ def forward_states(
     """Control states x_t (M, K, C, H, W) of real images (M, C, H, W) in [-1, 1], one noise draw per
     image for all times; raises ValueError for images that are not floats.
     """
+    images = torch.as_tensor(images)
+    if images.ndim != 4:
+        raise ValueError(f"images have shape {tuple(images.shape)}: give (M, C, H, W)")
     if not images.is_floating_point():
         raise ValueError(
             f"images are {images.dtype}, so that noise would be rounded off: give floats in [-1, 1]"
@@ -78,7 +91,13 @@ def posterior_kde(levels: np.ndarray, points: int = 200) -> tuple[np.ndarray, np
 
     with phi the standard normal density and Scott's (1992) bandwidth h. Returns t' (points,), three
     bandwidths wider than the levels but within [0, 1], and p(t') (points,). Raises ValueError if
-    all levels are the same (arXiv 2510.12497, Fig. 1)."""
+    all levels are the same or one is not finite (arXiv 2510.12497, Fig. 1)."""
+    levels = np.asarray(levels, dtype=float)
+    if levels.ndim != 1 or not len(levels) or not np.isfinite(levels).all():
+        raise ValueError(
+            f"levels of shape {levels.shape}, {np.isnan(levels).sum()} of them NaN: give the "
+            "finite levels (M,) of one time, such as a column of estimated_times"
+        )
     if np.ptp(levels) == 0:
         raise ValueError("all estimates are alike, so they have no density: choose another t")
     from scipy.stats import gaussian_kde  # here, since it takes a second to import
@@ -173,6 +192,13 @@ def noise_shift(
     not fall, if shapes differ or for fewer than two images or resamples; FloatingPointError for
     NaN.
     """
+    sampled, control, times = (np.asarray(values) for values in (sampled, control, times))
+    known_path(path)
+    if sampled.ndim != 2 or control.ndim != 2:
+        raise ValueError(
+            f"estimates {sampled.shape} and {control.shape} must be of (images, times), as "
+            "estimated_times makes them"
+        )
     if sampled.shape[1] != len(times) or control.shape[1] != len(times):
         raise ValueError(
             f"estimates {sampled.shape} and {control.shape} must have one column per time "

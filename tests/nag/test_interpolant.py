@@ -151,3 +151,32 @@ def test_falling_times_are_numbers_and_others_are_refused():
     for bad in ([0, 0.5, 1], [1, 0.5, 0.5], [1.001, 0.5], [0.5, -0.1], [1, math.nan, 0]):
         with pytest.raises(ValueError, match=r"times must fall.*go from \S+ to \S+: take 1 - t"):
             falling(torch.tensor(bad))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_states_of_whole_numbers_are_refused(dtype):
+    """t would be rounded to 0, and the image given back without noise."""
+    images = torch.ones(2, 1, 4, 4, dtype=dtype)
+    for call in (
+        lambda: add_noise(images, torch.randn(2, 1, 4, 4), 0.5),
+        lambda: convert(torch.randn(2, 1, 4, 4), images, 0.5, "v", "x0"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"is {dtype}, to which t would be rounded: give floats"
+        ):
+            call()
+
+
+@pytest.mark.parametrize("t", [500, 1.5, -0.1, math.nan, torch.tensor([0.2, 999.0])])
+def test_times_outside_of_0_to_1_are_refused(t):
+    x = torch.randn(2, 1, 4, 4)
+    with pytest.raises(ValueError, match=r"is not in \[0, 1\]: take 1 - t of times in SiT's own"):
+        add_noise(x, x, t)
+    assert add_noise(x, x, 1 + 1e-9).isfinite().all()  # rounding
+
+
+def test_times_may_be_a_list_and_make_a_step():
+    assert falling([1, 0.5, 0]) == [1, 0.5, 0]
+    for times in ([], [1.0], torch.tensor([])):
+        with pytest.raises(ValueError, match=f"{len(times)} times make no step"):
+            falling(times)

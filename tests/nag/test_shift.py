@@ -278,3 +278,26 @@ def test_energy_residual_is_the_energy_of_added_noise():
     )
     residual = energy_residual(states, times)
     np.testing.assert_allclose(residual[:-1], 0.04, atol=4 * np.sqrt(3 / states[:, 0].size))
+
+
+def test_unknown_paths_and_other_shapes_are_refused():
+    levels, times = np.random.default_rng(0).random((5, 11)), np.linspace(1, 0, 11)
+    with pytest.raises(ValueError, match="unknown path 'flow': choose one of"):
+        noise_shift(levels, levels, times, path="flow")
+    with pytest.raises(ValueError, match="unknown path 'flow': choose one of"):
+        statement_1(0.5, 0.1, "flow")
+    with pytest.raises(ValueError, match=r"estimates \(11,\) and \(11,\) must be of"):
+        noise_shift(levels[0], levels[0], times)
+    for t, error in ((500, 0.1), (0.5, -0.1)):
+        with pytest.raises(ValueError, match="a time is not in"):
+            statement_1(t, error)
+    with pytest.raises(ValueError, match=r"images have shape \(1, 8, 8\): give \(M, C, H, W\)"):
+        forward_states(torch.zeros(1, 8, 8), times)
+    as_lists = noise_shift(levels.tolist(), levels.tolist(), times.tolist(), 5)
+    assert as_lists["late"] == noise_shift(levels, levels, times, 5)["late"]
+
+
+@pytest.mark.parametrize("levels", [[0.1, np.nan, 0.3], [[0.1, 0.2]], []])
+def test_a_density_needs_finite_levels_of_one_time(levels):
+    with pytest.raises(ValueError, match="give the finite levels"):
+        posterior_kde(levels)
