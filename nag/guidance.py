@@ -9,6 +9,7 @@ gradient to the score instead.
 Shapes: x (B, C, H, W), t a number or (B,), labels (B,). The weights of f and all f_k sum to one, so
 mixing v, eps, x0 or scores is the same; the sum is taken in float32."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,7 +53,8 @@ class Term:
     The negative is the network (or `net`, another one) with its class and/or noise condition
     dropped; with a `gradient` (x, t) -> (B, C, H, W) there is none, and the weighted gradient is
     added to the score. `interval` is the closed range of t in [0, 1] in which it acts; `channels`
-    the number of leading channels guided, None for all. Raises ValueError for another interval."""
+    the number of leading channels guided, None for all. Raises ValueError for another interval or a
+    weight that is not finite."""
 
     name: str
     weight: Weight
@@ -64,6 +66,8 @@ class Term:
     gradient: Callable[[Tensor, float | Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
+        if not callable(self.weight) and not math.isfinite(float(self.weight)):
+            raise ValueError(f"{self.name}: its weight is {self.weight}: give a finite number")
         low, high = self.interval
         if not 0 <= low <= high <= 1:
             raise ValueError(
@@ -74,7 +78,10 @@ class Term:
         """The weight at t: zero outside the interval."""
         if not self.interval[0] <= t <= self.interval[1]:
             return 0.0
-        return float(self.weight(t) if callable(self.weight) else self.weight)
+        weight = float(self.weight(t) if callable(self.weight) else self.weight)
+        if not math.isfinite(weight):
+            raise ValueError(f"{self.name}: its weight at t = {t:g} is {weight}: make it finite")
+        return weight
 
     def negative(self, net: Network) -> Branch:
         """The evaluation that gives f_k when `net` is guided."""
@@ -166,8 +173,8 @@ class GuidedField:
     network. `nfe` counts network evaluations per image so far, `calls` the calls. x may be float64;
     the network sees float32, or bf16 by autocast. Where t is (B,), the weights must be the same for
     all. With `null_class` a label may also be `classes`, which means no class. Raises ValueError
-    for other labels, for states that do not fit, for a second network of another path, and for a
-    term that drops the class of a network without a row for no class."""
+    for other labels, for states that do not fit, for a second network of another path, size or
+    fewer classes, and for a term that drops the class of a network without a row for no class."""
 
     net: Network
     labels: Tensor
@@ -178,7 +185,14 @@ class GuidedField:
     calls: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.terms, Term):
+            self.terms = [self.terms]
         check_range(self.labels, self.net.config.classes + self.null_class)
+        if self.null_class and not getattr(self.net.config, "null_class", True):
+            raise ValueError(
+                "the network has no row for no class in its table (it was trained without class "
+                "dropout): leave null_class out"
+            )
         own = self.net.config.path
         for term in self.terms:
             config = term.negative(self.net).net.config
@@ -187,6 +201,9 @@ class GuidedField:
                     f"{term.name}: its network is of the path {config.path!r}, the guided one of "
                     f"{own!r}: both must be of one path"
                 )
+            negative = term.negative(self.net).net
+            if negative is not self.net:
+                self._check_negative(term, config)
             drops = term.drop_class and term.weight != 0
             if drops and not getattr(config, "null_class", True):
                 raise ValueError(
@@ -194,6 +211,26 @@ class GuidedField:
                     "trained without class dropout), so its class cannot be dropped: leave this "
                     "term out"
                 )
+
+    def _check_negative(self, term: Term, config: Any) -> None:
+        """Raise ValueError if another network has not all labels, or is not for these states."""
+        highest = config.classes - 1 + getattr(config, "null_class", True) * self.null_class
+        if not term.drop_class and len(self.labels) and self.labels.max() > max(highest, 0):
+            raise ValueError(
+                f"{term.name}: its network has {config.classes} classes, so that label "
+                f"{int(self.labels.max())} would be none of them: give a network of the same "
+                "classes"
+            )
+        sizes = [
+            (c.channels, c.input_size)
+            for c in (config, self.net.config)
+            if hasattr(c, "input_size")
+        ]
+        if len(set(sizes)) > 1:
+            raise ValueError(
+                f"{term.name}: its network is for (channels, size) {sizes[0]}, the guided one for "
+                f"{sizes[1]}: both must be for the same states"
+            )
 
     def __call__(self, x: Tensor, t: float | Tensor) -> Tensor:
         return self.with_variance(x, t).mean

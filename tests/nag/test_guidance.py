@@ -19,6 +19,7 @@ from nag.guidance import (
     noise_awareness,
 )
 from nag.interpolant import convert
+from nag.models import DiT, ModelConfig
 
 B, CLASSES, T = 5, 10, 0.4
 
@@ -411,3 +412,41 @@ class Always(Toy):
 
     def __call__(self, x, t, y, drop_noise):
         return x
+
+
+def small(**changes):
+    return DiT(ModelConfig(input_size=8, width=32, depth=1, heads=2, classes=4, **changes)).eval()
+
+
+def test_another_network_of_fewer_classes_or_another_size_is_refused():
+    """Its row for no class would silently be taken for a class."""
+    guided, few = small(), DiT(small().config.model_copy(update={"classes": 2})).eval()
+    with pytest.raises(
+        ValueError, match="autoguidance: its network has 2 classes, so that label 2"
+    ):
+        GuidedField(guided, torch.tensor([0, 2]), [autoguidance(2.0, few)])
+    field = GuidedField(guided, torch.tensor([0, 1]), [autoguidance(2.0, few)])
+    assert field(torch.randn(2, 1, 8, 8), 0.5).shape == (2, 1, 8, 8)
+    assert GuidedField(guided, torch.tensor([3]), [domain(2.0, few)])  # asked without a class
+    large = DiT(guided.config.model_copy(update={"input_size": 16}))
+    with pytest.raises(
+        ValueError, match=r"is for \(channels, size\) \(1, 16\), the guided one for"
+    ):
+        GuidedField(guided, torch.tensor([0]), [autoguidance(2.0, large)])
+
+
+def test_no_class_needs_its_row_for_the_label_as_well():
+    with pytest.raises(ValueError, match="no row for no class .*leave null_class out"):
+        GuidedField(small(null_class=False), torch.tensor([4]), null_class=True)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), lambda t: float("nan")])
+def test_a_weight_that_is_not_finite_is_refused(weight):
+    with pytest.raises(ValueError, match="nag: its weight.* is (nan|inf)"):
+        noise_awareness(weight).at(0.5)
+
+
+def test_a_single_term_needs_no_list():
+    field = GuidedField(small(), torch.tensor([1]), noise_awareness(1.0))
+    field(torch.randn(1, 1, 8, 8), 0.5)
+    assert field.nfe == 2
