@@ -20,6 +20,7 @@ from torch.distributions import (
 from torch.nn import functional as F
 
 from nag.interpolant import add_noise
+from nag.losses import data_digest
 from nag.models import BatchLoss, Source
 
 T_MIN = 1e-3  # training draws t from [T_MIN, 1 - T_MIN]: logit(t) is infinite at both ends
@@ -144,6 +145,7 @@ def estimator_loss(images: Tensor | Source, path: str = "linear") -> BatchLoss:
         x0, t, eps = (a.to(device) for a in (x0, t, eps))
         return -posterior(net, add_noise(x0, eps, t, path)).log_prob(t).mean()
 
+    loss.made_of = lambda: data_digest(images, [], (path,))  # type: ignore[attr-defined]
     return loss
 
 

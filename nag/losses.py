@@ -2,6 +2,8 @@
 each condition.
 """
 
+import hashlib
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from nag.interpolant import add_noise, convert, velocity_target
 from nag.models import BatchLoss, DiT, ModelConfig, Source
 from nag.support.labels import check_range
 from nag.support.rng import generator
+from nag.support.weight_files import content
 
 
 def noise_condition_dropout(count: int, probability: float, gen: torch.Generator) -> Tensor:
@@ -19,7 +22,14 @@ def noise_condition_dropout(count: int, probability: float, gen: torch.Generator
 
     The paper takes p = 0.1 and 0.2. One network so learns the noise-conditional and the
     noise-unconditional prediction that classifier-free NAG needs; independent of class dropout."""
+    check_probability("noise dropout", probability)
     return torch.rand(count, generator=gen) < probability
+
+
+def check_probability(name: str, value: float) -> None:
+    """Raise ValueError unless the value is in [0, 1]: 10, meant as percent, would be always."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} {value} is no probability: give 0 to 1, such as 0.1 for 10 %")
 
 
 def check_labels(labels: Tensor, config: ModelConfig, class_dropout: float = 0.0) -> None:
@@ -49,16 +59,29 @@ def denoising_loss(
     1000 levels. A network that learns its variance gets DiT's bound on top, the mean held fixed.
     `rows` of the batch are evaluated; random numbers are drawn for all of it, so that the parts
     make up the whole. With `input_perturbation` gamma > 0 the state alone has the noise eps + gamma
-    xi (DDPM-IP, Ning et al., 2023). Raises ValueError if it is negative or if images and labels
-    differ in number, and the loss what `check_labels` raises."""
+    xi (DDPM-IP, Ning et al., 2023). `fit` keeps `made_of`, the digest of all this, with its state.
+    Raises ValueError if it is negative, for no probabilities, if images are not floats or differ
+    in number from the labels, and the loss what `check_labels` raises."""
     if input_perturbation < 0:
         raise ValueError(
             f"input_perturbation {input_perturbation} is negative: give 0 for none; the paper has "
             "0.1"
         )
 
-    if isinstance(images, Tensor) and len(images) != len(labels):
-        raise ValueError(f"{len(images)} images and {len(labels)} labels: give each image its own")
+    check_probability("class dropout", class_dropout)
+    check_probability("noise dropout", noise_dropout)
+    labels = torch.as_tensor(labels)
+    if not callable(images):
+        images = torch.as_tensor(images)
+    if not len(labels):
+        raise ValueError("no labels: give each image its own")
+    if isinstance(images, Tensor):
+        if len(images) != len(labels):
+            raise ValueError(
+                f"{len(images)} images and {len(labels)} labels: give each image its own"
+            )
+        if not images.is_floating_point():
+            raise ValueError(f"images are {images.dtype}: give floats, such as x / 127.5 - 1")
     extremes = torch.stack(labels.aminmax())
 
     def loss(net: DiT, index: Tensor, gen: torch.Generator, rows: slice = slice(None)) -> Tensor:
@@ -86,7 +109,16 @@ def denoising_loss(
             value = value + variational_bound((fraction + 1) / 2, x0_hat, x0, x_t, t).mean()
         return value
 
+    settings = (class_dropout, noise_dropout, input_perturbation)
+    loss.made_of = lambda: data_digest(images, [labels], settings)  # type: ignore[attr-defined]
     return loss
+
+
+def data_digest(images: Tensor | Source, others: list[Tensor], settings: tuple) -> str:
+    """SHA-256 of what a loss is made of; a source of images names its own by a `digest`."""
+    tensors = [images, *others] if isinstance(images, Tensor) else others
+    named = (content(tensors), getattr(images, "digest", ""), settings)
+    return hashlib.sha256(repr(named).encode()).hexdigest()
 
 
 def target(config: ModelConfig, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:

@@ -83,9 +83,15 @@ class TrainState:
     numbers need no state, since those of a step follow from the seed and the step."""
 
     def __init__(
-        self, module: nn.Module, config: TrainConfig, path: Path, device: torch.device, size: int
+        self,
+        module: nn.Module,
+        config: TrainConfig,
+        path: Path,
+        device: torch.device,
+        size: int,
+        made_of: str = "",
     ):
-        self.size = size
+        self.size, self.made_of = size, made_of
         self.module, self.config, self.path, self.device = module, config, path, device
         self.params = [p for p in module.parameters() if p.requires_grad]
         self.ema = [p.detach().clone() for p in self.params]
@@ -158,6 +164,7 @@ class TrainState:
                     "records": self.records,
                     "settings": self.config.model_dump_json(),
                     "size": self.size,
+                    "made_of": self.made_of,
                 },
             )
         distributed.barrier()  # torchrun would kill the writer if another left first
@@ -169,6 +176,11 @@ class TrainState:
             raise ValueError(
                 f"{self.path} is of a training on {saved['size']} images, not {self.size}: delete "
                 "it, or train under another name"
+            )
+        if saved.get("made_of", self.made_of) != self.made_of:
+            raise ValueError(
+                f"{self.path} is of a training on other images, labels or settings of the loss, or "
+                "of a network of another configuration: delete it, or train under another name"
             )
         try:
             self.module.load_state_dict(saved["model"])
@@ -246,10 +258,12 @@ def fit(
     resume. A batch is evaluated in parts of `micro_batch` rows a process if given; the loss must
     then take `rows`. Raises ValueError for a checkpoint of other settings or a batch that cannot be
     divided, FloatingPointError if the loss is not finite, KeyboardInterrupt after a signal."""
-    device = best_device()
+    if log_every < 1:
+        raise ValueError(f"log_every is {log_every}: give 1 or more steps")
+    checkpoint, device = Path(checkpoint), best_device()
     module.to(device).train()
     gradient = _gradient(module, loss, config, micro_batch, device)
-    state = TrainState(module, config, checkpoint, device, size)
+    state = TrainState(module, config, checkpoint, device, size, _made_of(module, loss))
     if checkpoint.exists():
         state.load()
         yield from state.records
@@ -280,6 +294,16 @@ def fit(
                 )
         state.save()
     state.finish()
+
+
+def _made_of(module: nn.Module, loss: BatchLoss) -> str:
+    """Digest of the data and settings of the loss, if it names them, and the configuration of the
+    network.
+    """
+    names = [loss.made_of()] if hasattr(loss, "made_of") else []
+    if isinstance(config := getattr(module, "config", None), BaseModel):
+        names.append(config.model_dump_json())
+    return hashlib.sha256(repr(names).encode()).hexdigest() if names else ""
 
 
 def _shared(module: nn.Module, device: torch.device) -> DistributedDataParallel:

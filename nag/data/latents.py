@@ -357,6 +357,7 @@ def latent_source(latents: Latents) -> Callable[..., Tensor]:
         mean, std = latents.moments(index[rows], flip[rows])
         return latents.scale * (mean + std * eps[rows])
 
+    source.digest = latents.digest  # type: ignore[attr-defined]
     return source
 
 

@@ -156,6 +156,7 @@ def _examples(config: FurtherConfig) -> Examples:
     def chosen_source(index: Tensor, gen: torch.Generator, rows: slice) -> Tensor:
         return source(positions[index], gen, rows)
 
+    chosen_source.digest = stored.digest  # type: ignore[attr-defined]
     return Examples(chosen_source, labels, stored.shape, count, stored.digest)
 
 

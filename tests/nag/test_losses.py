@@ -224,3 +224,21 @@ def test_labels_that_the_network_or_the_images_do_not_have_are_refused():
             condition_losses(Recorder(), images, bad, 0)
     with pytest.raises(ValueError, match="20 images and 19 labels"):
         denoising_loss(images, labels[:19], 0.1, 0.1)
+
+
+def test_probabilities_bytes_and_lists():
+    images, labels = torch.randn(4, 1, 8, 8), [0, 1, 2, 3]
+    for dropouts in ((10, 0.1), (0.1, 10), (-0.1, 0.1), (0.1, float("nan"))):
+        with pytest.raises(
+            ValueError, match="is no probability: give 0 to 1, such as 0.1 for 10 %"
+        ):
+            denoising_loss(images, labels, *dropouts)
+    with pytest.raises(ValueError, match="is no probability"):
+        noise_condition_dropout(4, 10, torch.Generator())
+    with pytest.raises(ValueError, match="images are torch.uint8: give floats"):
+        denoising_loss(images.byte(), labels, 0.1, 0.1)
+    with pytest.raises(ValueError, match="no labels"):
+        denoising_loss(images[:0], [], 0.1, 0.1)
+    same = [denoising_loss(x, y, 0.1, 0.1).made_of() for x, y in ((images, labels),) * 2]
+    other = denoising_loss(images, labels[::-1], 0.1, 0.1).made_of()
+    assert same[0] == same[1] != other

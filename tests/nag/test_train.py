@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from nag.losses import denoising_loss
+from nag.models import DiT, ModelConfig
 from nag.support.device import can_compile
 from nag.train import TrainConfig, batch_indices, fit, learning_rate, train
 
@@ -384,3 +385,34 @@ def test_first_losses_are_the_recorded_ones(tmp_path, build, loss):
     assert sum(p.abs().sum().item() for p in net.final_layer.parameters()) == pytest.approx(
         FINAL_LAYER, abs=1e-3
     )
+
+
+def test_a_state_of_other_data_or_another_network_is_not_gone_on_from(tmp_path):
+    """Of images of equal size the number alone would not tell."""
+    x, y = torch.randn(4, 1, 8, 8), torch.arange(4)
+    config = TrainConfig(images_seen=16, batch_size=4, compile=False, precision="fp32")
+    shape = ModelConfig(input_size=8, width=32, depth=1, heads=2, classes=4)
+    state = str(tmp_path / "state.pt")
+
+    def run(loss, model=shape):
+        return list(fit(DiT(model), loss, 4, config, state, log_every=1, save_steps=1))
+
+    first = fit(
+        DiT(shape), denoising_loss(x, y, 0.1, 0.1), 4, config, state, log_every=1, save_steps=1
+    )
+    next(first)
+    first.close()
+    for loss in (
+        denoising_loss(x + 1, y, 0.1, 0.1),
+        denoising_loss(x, y.flip(0), 0.1, 0.1),
+        denoising_loss(x, y, 0.1, 0.5),
+    ):
+        with pytest.raises(
+            ValueError, match="is of a training on other images, labels or settings"
+        ):
+            run(loss)
+    with pytest.raises(ValueError, match="or of a network of another configuration"):
+        run(denoising_loss(x, y, 0.1, 0.1), shape.model_copy(update={"path": "cosine"}))
+    assert len(run(denoising_loss(x, y, 0.1, 0.1))) == 4
+    with pytest.raises(ValueError, match="log_every is 0"):
+        next(fit(DiT(shape), denoising_loss(x, y, 0.1, 0.1), 4, config, state, log_every=0))
