@@ -46,6 +46,9 @@ HEADS = {
     384: 6,
     192: 3,
 }  # of the published XL, L, B, S and of the minis here
+# Where training codes put their arguments, and what SiT and REPA call the class dropout in them.
+ARGUMENTS = ("args", "config", "cfg", "hparams", "hyper_parameters")
+CLASS_DROPOUT = ("class_dropout_prob", "cfg_prob")
 NULL, TABLE = "t_embedder.null", "y_embedder.embedding_table.weight"
 ANCHOR, LAST = "x_embedder.proj.weight", "final_layer.linear.weight"
 # Defaults of diffusers' DiTTransformer2DModel; the first four make it the official DiT.
@@ -180,10 +183,14 @@ class Found(NamedTuple):
         return bool(rows[:, 0].any()) and not bool(rows[:, 1].any())
 
     def classes(self) -> int | None:
-        """The number of classes that the arguments say, if the class table can be of it."""
-        told = self.arguments.get("num_classes")
-        rows = len(self.state.get(TABLE, ()))
-        return told if isinstance(told, int) and rows - told in (0, 1) else None
+        """The number of classes that the arguments say, if the class table can be of it; without
+        class dropout it has no row more.
+        """
+        told, rows = self.arguments.get("num_classes"), len(self.state.get(TABLE, ()))
+        if str(told).isdecimal() and rows - int(str(told)) in (0, 1):
+            return int(str(told))
+        drops = [self.arguments[name] for name in CLASS_DROPOUT if name in self.arguments]
+        return rows if drops and drops[0] == 0 else None
 
     def says(self, model: str) -> bool:
         """Whether the file's name or its argument `model` is one of the published networks'."""
@@ -264,6 +271,8 @@ def infer_config(
                 f"width {width} is no published size: assuming {heads} heads, pass heads= if wrong",
                 stacklevel=3,
             )
+    if heads < 1 or width % heads:
+        raise ValueError(f"{heads} heads do not divide the width {width}: check heads")
     return ModelConfig(
         input_size=round(tokens**0.5) * patch,
         patch=patch,
@@ -460,10 +469,13 @@ def load(
 def _read(path: Path) -> Found:
     content, metadata = read_file(path)
     state = plain_names(state_in(content, path), ANCHOR)
-    arguments = content.get("args") if isinstance(content, dict) else None
-    if isinstance(arguments, argparse.Namespace):
-        arguments = vars(arguments)
-    return Found(path.name, state, metadata, arguments if isinstance(arguments, dict) else {})
+    arguments: dict = {}
+    for name in reversed(ARGUMENTS if isinstance(content, dict) else ()):  # the first counts most
+        given = content.get(name)
+        given = vars(given) if isinstance(given, argparse.Namespace) else given
+        if isinstance(given, dict) and not any(isinstance(v, Tensor) for v in given.values()):
+            arguments |= given
+    return Found(path.name, state, metadata, arguments)
 
 
 def save(path: Path, net: DiT, /, **metadata: str) -> None:

@@ -588,3 +588,30 @@ def test_a_network_whose_configuration_is_damaged_is_named(tmp_path, tiny, confi
     checkpoint.save_weights(path, tiny(), config=config)
     with pytest.raises(ValueError, match=r"net\.safetensors is damaged: its configuration"):
         checkpoint.load(path)
+
+
+@pytest.mark.parametrize("name", ["config", "cfg", "hparams", "hyper_parameters"])
+def test_arguments_count_under_any_usual_name(tmp_path, name):
+    state = golden_state("sit")
+    torch.save({"state_dict": state, name: {"path_type": "GVP"}}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="was trained with path_type gvp"):
+        checkpoint.load(tmp_path / "a.pt", "sit")
+
+
+@pytest.mark.parametrize(
+    "args", [{"class_dropout_prob": 0.0}, {"cfg_prob": 0}, {"num_classes": "ROWS"}]
+)
+def test_without_class_dropout_the_table_has_no_row_more(tmp_path, args):
+    state = golden_state("sit")
+    rows = len(state[checkpoint.TABLE])
+    args = {k: str(rows) if v == "ROWS" else v for k, v in args.items()}
+    torch.save({"ema": state, "args": argparse.Namespace(**args)}, tmp_path / "a.pt")
+    config = checkpoint.load(tmp_path / "a.pt", "sit", heads=4).config
+    assert (config.classes, config.null_class) == (rows, False)
+
+
+@pytest.mark.parametrize("heads", [0, -2, 5])
+def test_heads_must_divide_the_width(tmp_path, heads):
+    torch.save(golden_state("sit"), tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=f"{heads} heads do not divide the width .*: check heads"):
+        checkpoint.load(tmp_path / "a.pt", "sit", heads=heads)
