@@ -32,6 +32,7 @@ BROKEN = (
     OverflowError,
     Image.DecompressionBombError,
 )
+SEVERAL = ("TIFF", "GIF", "WEBP", "PNG")  # formats whose files can hold several pictures
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 
 
@@ -178,6 +179,14 @@ def image_folder(root: Path, leave_out: Sequence[str] = ()) -> ImageFolder:
                 f"{shown(file)} lies outside the class folders of {shown(root)}: move it into one"
             )
         files[top].append(file)
+    if found := [file for name in classes for file in files[name]]:
+        if all(len(file.relative_to(root).parts) > 2 for file in found):
+            warnings.warn(
+                f"all images below {shown(root)} lie in folders of its {len(classes)} class "
+                f"folders, such as {shown(found[0].relative_to(root).parent)}: if those are the "
+                f"classes, give {shown(Path(root) / classes[0])} instead",
+                stacklevel=2,
+            )
     if empty := [name for name in classes if not files[name]]:
         raise FileNotFoundError(
             f"no image folder at {shown(root)} (no images in {len(empty)} of its classes, such as "
@@ -238,6 +247,12 @@ def read(path: Path, crop: Crop | None = None) -> Tensor:
             if file.format == "PNG":  # its checksums are not compared where it is decoded
                 with Image.open(path) as again:
                     again.verify()
+            if file.format in SEVERAL and getattr(file, "n_frames", 1) > 1:
+                warnings.warn(
+                    f"{shown(path)} has {file.n_frames} pictures, of which the first is read: "
+                    "write each to a file of its own",
+                    stacklevel=2,
+                )
             image = _rgb(file)
         pixels = np.array(crop(image) if crop else image)
     except BROKEN as error:

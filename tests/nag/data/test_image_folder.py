@@ -340,3 +340,25 @@ def test_a_png_whose_checksum_is_wrong_is_refused(tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.png is no readable image"):
         read(path)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.gif", "a.webp", "a.png"])
+def test_of_several_pictures_in_a_file_the_first_is_read_and_that_is_said(tmp_path, name):
+    first, second = (Image.new("RGB", (8, 8), (level,) * 3) for level in (0, 255))
+    first.save(tmp_path / name, save_all=True, append_images=[second])
+    with pytest.warns(UserWarning, match=f"{name} has 2 pictures, of which the first is read"):
+        assert read(tmp_path / name).max() == 0
+    first.save(tmp_path / name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(tmp_path / name)
+
+
+def test_a_root_above_the_classes_is_said(tmp_path):
+    make(tmp_path, "train/a/0.png", "train/b/0.png", "val/a/0.png")
+    with pytest.warns(UserWarning, match="if those are the classes, give .*train instead"):
+        assert image_folder(tmp_path).classes == ["train", "val"]
+    make(tmp_path, "train/1.png", "val/1.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image_folder(tmp_path)
