@@ -118,6 +118,8 @@ def reference_from_images(
         raise FileNotFoundError(
             f"{n} images in {images if isinstance(images, Path) else 'the array'}: give two or more"
         )
+    if count < 1:
+        raise ValueError(f"a reference of {count} images: give 1 or more")
     extract, (second, _) = load_extractor(extractor)[0], _second(dino)
     chosen = np.zeros(n, bool)
     chosen[np.random.default_rng(seed).permutation(n)[:count]] = True
@@ -177,6 +179,8 @@ def given_statistics(path: Path, kinds: Iterable[str]) -> dict[str, dict[str, np
             sigma, sigma.T, rtol=1e-3, atol=1e-5 * np.abs(sigma).max()
         ):
             fault = "negative variances or unequal halves, which no covariance has"
+        elif (spectrum := np.linalg.eigvalsh(sigma))[0] < -1e-3 * max(spectrum[-1], 1e-12):
+            fault = "a negative variance in some direction, which no covariance has"
         else:
             found[kind] = {"mu": mu, "sigma": sigma}
             continue
@@ -251,7 +255,10 @@ def inception_score(logits: Tensor, split: int = SPLIT) -> dict[str, Any]:
 
     The N images are divided equally, to one image, into round(N / split) splits or one: a short
     split would have a low score. logits (N, K) are without the last layer's bias. The interval is
-    from the spread of the splits; with one split it is None."""
+    from the spread of the splits; with one split it is None. Raises ValueError for no images, or
+    splits of none."""
+    if not len(logits) or split < 1:
+        raise ValueError(f"{len(logits)} images in splits of {split}: give 1 or more of both")
     scores = [
         isc_features_to_metric(part, splits=1, shuffle=False)[KEY_METRIC_ISC_MEAN]
         for part in logits.tensor_split(max(1, round(len(logits) / split)))

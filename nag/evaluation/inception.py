@@ -11,6 +11,7 @@ import math
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -160,12 +161,34 @@ def load_extractor(name: str) -> tuple[Extract, Record | None]:
         return EXTRACTORS[name]()
     try:
         module, function = name.split(":")
-        return getattr(importlib.import_module(module), function), None
-    except (ValueError, ImportError, AttributeError) as error:
+        found = getattr(importlib.import_module(module), function)
+        if not callable(found):
+            raise TypeError(f"it is {type(found).__name__}, not a function")
+    except (ValueError, TypeError, ImportError, AttributeError) as error:
         raise ValueError(
             f"unknown extractor {name!r} ({error}): choose one of {sorted(EXTRACTORS)}, or name a "
             "function as package.module:function"
         ) from error
+    return partial(_checked, found, name), None
+
+
+def _checked(extract: Extract, name: str, images: Tensor) -> dict[str, Tensor]:
+    """What somebody's extractor makes of images; raises ValueError unless it is `Extract`'s."""
+    try:
+        out = extract(images)
+    except TypeError as error:
+        raise ValueError(
+            f"the extractor {name!r} fails on uint8 images {tuple(images.shape)} ({error}): give a "
+            "function of such images"
+        ) from error
+    if not isinstance(out, dict) or not all(
+        isinstance(x, Tensor) and len(x) == len(images) for x in out.values()
+    ):
+        raise ValueError(
+            f"the extractor {name!r} returned {type(out).__name__}: it must return a dictionary of "
+            'tensors, {"pool": (B, D), "spatial": (B, S), "logits": (B, K)}'
+        )
+    return out
 
 
 def _open(archive: zipfile.ZipFile, path: Path) -> tuple[IO[bytes], tuple[int, ...]]:

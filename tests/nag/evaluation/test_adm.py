@@ -241,6 +241,33 @@ def test_unknown_extractor(name):
         load_extractor(name)
 
 
+@pytest.mark.parametrize("name", ["math:pi", "..:x", "json:loads", "os:getcwd", "builtins:len"])
+def test_what_is_no_extractor_is_said_on_the_command_line(name, files, capsys):
+    with pytest.raises(SystemExit) as end:
+        adm.main([*map(str, files), "--allow-fewer", "--extractor", name])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 2 and "extractor" in said and name in said
+
+
+def test_a_matrix_with_a_negative_variance_in_some_direction_is_no_covariance(tmp_path):
+    """Its diagonal is good, and the distance to it would be negative."""
+    mu, sigma = np.zeros(3), np.full((3, 3), -0.9) + 1.9 * np.eye(3)
+    np.savez(tmp_path / "r.npz", mu=mu, sigma=sigma)
+    with pytest.raises(ValueError, match="a negative variance in some direction"):
+        adm.given_statistics(tmp_path / "r.npz", ["pool"])
+    np.savez(tmp_path / "r.npz", mu=mu, sigma=np.ones((3, 3)))  # singular, but one
+    assert adm.given_statistics(tmp_path / "r.npz", ["pool"])
+
+
+def test_no_images_and_splits_of_none():
+    for logits, split in ((torch.randn(10, 5), 0), (torch.randn(0, 5), 5000)):
+        with pytest.raises(ValueError, match="give 1 or more of both"):
+            adm.inception_score(logits, split)
+    for count in (0, -5):
+        with pytest.raises(ValueError, match=f"a reference of {count} images: give 1 or more"):
+            adm.reference_from_images("r.npz", pictures(10), "fashion-mnist", count)
+
+
 # Fréchet distance
 
 
