@@ -54,6 +54,14 @@ def one_sentence(module: str) -> Iterator[None]:
         sys.exit(f"python -m {module}: {sentence(error)}")
 
 
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    """A mapping of these pairs; raises ValueError for a name that comes twice."""
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(twice)} comes twice: leave one of them")
+    return dict(pairs)
+
+
 def settings(
     module: str, kind: type[Settings], about: str, arguments: Sequence[str] | None = None
 ) -> Settings:
@@ -68,6 +76,11 @@ def settings(
     path = parser.parse_args(arguments).spec
     with refusing(parser):
         try:
-            return kind.model_validate(json.loads(path.read_bytes()))
+            content = json.loads(path.read_bytes(), object_pairs_hook=_once)
+            return kind.model_validate(content)
+        except RecursionError:
+            raise ValueError(
+                f"{path} is nested too deeply: write {kind.__name__}'s fields"
+            ) from None
         except ValueError as error:
             raise ValueError(f"{path}: {sentence(error)}") from error
