@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nag.integrations.level_estimator import LevelEstimator, path_of
 from nag.integrations.recorder import Recording, on_path
-from nag.shift import Estimator, estimated_times, forward_states, noise_shift
+from nag.shift import Estimator, check_readings, estimated_times, forward_states, noise_shift
 from nag.support.files import write_json
 from nag.support.uncertainty import show, sign
 
@@ -169,6 +169,7 @@ def diagnose(
             for k, part in enumerate(control.split(batch))
         ]
     )
+    check_readings(forward, times.numpy())
     shift = noise_shift(ours, forward, times.numpy(), resamples, seed, path=path)
     return Diagnosis(
         path=path,
