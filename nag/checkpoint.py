@@ -469,13 +469,20 @@ def load(
 def _read(path: Path) -> Found:
     content, metadata = read_file(path)
     state = plain_names(state_in(content, path), ANCHOR)
-    arguments: dict = {}
-    for name in reversed(ARGUMENTS if isinstance(content, dict) else ()):  # the first counts most
-        given = content.get(name)
-        given = vars(given) if isinstance(given, argparse.Namespace) else given
-        if isinstance(given, dict) and not any(isinstance(v, Tensor) for v in given.values()):
-            arguments |= given
-    return Found(path.name, state, metadata, arguments)
+    return Found(path.name, state, metadata, _arguments(content))
+
+
+def _arguments(content: Any) -> dict:
+    """What a training code kept of its arguments, under any of their usual names."""
+    found: dict = {}
+    if isinstance(content, dict):
+        for name in reversed(ARGUMENTS):  # the first counts most
+            given = content.get(name)
+            if isinstance(given, argparse.Namespace):
+                given = vars(given)
+            if isinstance(given, dict) and not any(isinstance(v, Tensor) for v in given.values()):
+                found |= given
+    return found
 
 
 def save(path: Path, net: DiT, /, **metadata: str) -> None:

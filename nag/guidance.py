@@ -195,13 +195,13 @@ class GuidedField:
             )
         own = self.net.config.path
         for term in self.terms:
-            config = term.negative(self.net).net.config
+            negative = term.negative(self.net).net
+            config = negative.config
             if config.path != own:
                 raise ValueError(
                     f"{term.name}: its network is of the path {config.path!r}, the guided one of "
                     f"{own!r}: both must be of one path"
                 )
-            negative = term.negative(self.net).net
             if negative is not self.net:
                 self._check_negative(term, config)
             drops = term.drop_class and term.weight != 0
@@ -213,24 +213,22 @@ class GuidedField:
                 )
 
     def _check_negative(self, term: Term, config: Any) -> None:
-        """Raise ValueError if another network has not all labels, or is not for these states."""
-        highest = config.classes - 1 + getattr(config, "null_class", True) * self.null_class
-        if not term.drop_class and len(self.labels) and self.labels.max() > max(highest, 0):
+        """Raise ValueError if another network lacks one of the labels or is for other states."""
+        own = self.net.config
+        other_classes = config.classes != own.classes and not term.drop_class
+        if other_classes and (self.labels >= config.classes).any():
             raise ValueError(
                 f"{term.name}: its network has {config.classes} classes, so that label "
                 f"{int(self.labels.max())} would be none of them: give a network of the same "
                 "classes"
             )
-        sizes = [
-            (c.channels, c.input_size)
-            for c in (config, self.net.config)
-            if hasattr(c, "input_size")
-        ]
-        if len(set(sizes)) > 1:
-            raise ValueError(
-                f"{term.name}: its network is for (channels, size) {sizes[0]}, the guided one for "
-                f"{sizes[1]}: both must be for the same states"
-            )
+        if hasattr(own, "input_size") and hasattr(config, "input_size"):
+            sizes = [(c.channels, c.input_size) for c in (config, own)]
+            if sizes[0] != sizes[1]:
+                raise ValueError(
+                    f"{term.name}: its network is for (channels, size) {sizes[0]}, the guided one "
+                    f"for {sizes[1]}: both must be for the same states"
+                )
 
     def __call__(self, x: Tensor, t: float | Tensor) -> Tensor:
         return self.with_variance(x, t).mean

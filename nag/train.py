@@ -89,9 +89,9 @@ class TrainState:
         path: Path,
         device: torch.device,
         size: int,
-        made_of: str = "",
+        made_of: dict[str, str] | None = None,
     ):
-        self.size, self.made_of = size, made_of
+        self.size, self.made_of = size, made_of or {}
         self.module, self.config, self.path, self.device = module, config, path, device
         self.params = [p for p in module.parameters() if p.requires_grad]
         self.ema = [p.detach().clone() for p in self.params]
@@ -177,7 +177,8 @@ class TrainState:
                 f"{self.path} is of a training on {saved['size']} images, not {self.size}: delete "
                 "it, or train under another name"
             )
-        if saved.get("made_of", self.made_of) != self.made_of:
+        before = saved.get("made_of", {})
+        if any(before[name] != self.made_of[name] for name in before.keys() & self.made_of):
             raise ValueError(
                 f"{self.path} is of a training on other images, labels or settings of the loss, or "
                 "of a network of another configuration: delete it, or train under another name"
@@ -296,14 +297,12 @@ def fit(
     state.finish()
 
 
-def _made_of(module: nn.Module, loss: BatchLoss) -> str:
-    """Digest of the data and settings of the loss, if it names them, and the configuration of the
-    network.
-    """
-    names = [loss.made_of()] if hasattr(loss, "made_of") else []
+def _made_of(module: nn.Module, loss: BatchLoss) -> dict[str, str]:
+    """What a loss says of its data and settings, and a network of its configuration."""
+    found = {"loss": loss.made_of()} if hasattr(loss, "made_of") else {}
     if isinstance(config := getattr(module, "config", None), BaseModel):
-        names.append(config.model_dump_json())
-    return hashlib.sha256(repr(names).encode()).hexdigest() if names else ""
+        found["network"] = config.model_dump_json()
+    return found
 
 
 def _shared(module: nn.Module, device: torch.device) -> DistributedDataParallel:

@@ -247,9 +247,9 @@ def read(path: Path, crop: Crop | None = None) -> Tensor:
             if file.format == "PNG":  # its checksums are not compared where it is decoded
                 with Image.open(path) as again:
                     again.verify()
-            if file.format in SEVERAL and getattr(file, "n_frames", 1) > 1:
+            if file.format in SEVERAL and (pictures := getattr(file, "n_frames", 1)) > 1:
                 warnings.warn(
-                    f"{shown(path)} has {file.n_frames} pictures, of which the first is read: "
+                    f"{shown(path)} has {pictures} pictures, of which the first is read: "
                     "write each to a file of its own",
                     stacklevel=2,
                 )

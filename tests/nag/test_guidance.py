@@ -77,7 +77,7 @@ def test_zero_weights_are_no_guidance_bit_for_bit(x):
 
 
 def test_each_term_is_its_formula(x):
-    net, other = Toy(), Toy(gain=0.3, classes=7)
+    net, other = Toy(), Toy(gain=0.3, classes=12)
     f = branch(net, x)
     negatives = {
         "nag": (noise_awareness(1.5), branch(net, x, drop_noise=True)),
