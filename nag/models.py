@@ -127,6 +127,15 @@ class Attention(nn.Module):
         return self.proj(out.transpose(1, 2).reshape(b, n, d))
 
 
+def gelu(x: Tensor) -> Tensor:
+    """tanh-GELU, x (1 + tanh u) / 2 = x sigmoid(2u) with u = sqrt(2/pi) (x + 0.044715 x^3), on a
+    CPU by the sigmoid: compiled there, tanh takes nearly twice as long.
+    """
+    if x.is_cuda:
+        return nn.functional.gelu(x, approximate="tanh")
+    return x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+
+
 class Mlp(nn.Module):
     """Two-layer perceptron with tanh-GELU."""
 
@@ -136,7 +145,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(nn.functional.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -204,6 +204,7 @@ def measured(
         ],
         "trajectories": len(rows["none"]["levels"]),
         "last_step": head,
+        "chosen": {name: arm.model_dump(mode="json") for name, arm in chosen.items()},
         "arms": arms,
         "ratios": ends[head]["ratios"],
         "corner_noise": ends[head]["corner_noise"],

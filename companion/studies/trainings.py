@@ -12,16 +12,14 @@ import torch
 from torch import Tensor
 
 from companion.experiments import study
+from companion.experiments.arms import guidance_of
 from companion.experiments.generate import Arm, SampleConfig
 from companion.experiments.spaces import Features
-from companion.experiments.tuning import ARMS
 from companion.studies.families import Family, sampler_of
 from companion.studies.intervals import numbers as plain
 from nag.data import fashion_mnist
 from nag.interpolant import time_of_ratio
 from nag.pretrained.further_training import held_out_errors
-from nag.support.files import read_json
-from nag.support.paths import ROOT
 from nag.support.uncertainty import Interval, bootstrap, interval, mean_ratio
 
 PAIRS = {"nag": "none", "cfg": "none", "cfg-nag": "cfg"}  # each arm over which
@@ -29,23 +27,19 @@ LEVELS = (0.0, 0.25, 1.0, 4.0)  # sigma_t / alpha_t at which ranges begin; the f
 
 
 def choose(
-    files: Mapping[str, str], w_nag: float, cfg: float, kinds: Sequence[str]
+    family: str, files: Mapping[str, str], w_nag: float, cfg: float, arms: Mapping[str, list[str]]
 ) -> dict[str, dict[str, Arm]]:
-    """The guidance of every arm by kind of sampler: what a search chose, from the file of notebook
-    4 or 32, else these weights."""
+    """The guidance of the arms of each kind of sampler: what a search chose, from the file of
+    notebook 4 or 32, else these weights."""
     alike = {"none": Arm(), "nag": Arm(w_nag=w_nag), "cfg": Arm(cfg=cfg)}
     alike |= {"cfg-nag": Arm(w_nag=w_nag, cfg=cfg)}
     return {
-        kind: _chosen(read_json(ROOT / files[kind])) if kind in files else alike for kind in kinds
+        kind: {
+            arm: guidance_of(family, arm, files[kind]) if kind in files else alike[arm]
+            for arm in names
+        }
+        for kind, names in arms.items()
     }
-
-
-def _chosen(found: Mapping) -> dict[str, Arm]:
-    """Notebook 4's file has it under "chosen", notebook 32's in the protocols of its arms."""
-    if "chosen" in found:
-        return {name: Arm(**found["chosen"][name]) for name in ARMS}
-    arms = {name.replace("+", "-"): of for name, of in found["arms"].items()}
-    return {name: Arm(**arms[name]["protocol"]["guidance"]) for name in ARMS}
 
 
 def sampled(
@@ -72,6 +66,8 @@ def ratios(rows: Sequence[Mapping[str, study.Row]], real: Features) -> dict[str,
     `study.ratio` and `mean_ratio` have them."""
     found = {}
     for arm, other in PAIRS.items():
+        if arm not in rows[0] or other not in rows[0]:
+            continue
         each = [study.ratio(row[arm], row[other], real) for row in rows]
         found[f"{arm} over {other}"] = {"each": each, "mean": mean_ratio(each)}
     return found

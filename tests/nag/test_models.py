@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.testing import assert_close
 
-from nag.models import Attention, DiT, ModelConfig, PatchEmbed, sincos_2d
+from nag.models import Attention, DiT, ModelConfig, PatchEmbed, gelu, sincos_2d
 from nag.support.paths import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -108,6 +108,11 @@ def test_attention_is_pytorchs(tokens):
     )
     x = 3 * torch.randn(2, tokens, 32)
     assert_close(ours(x), theirs(x, x, x, need_weights=False)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_gelu_is_pytorchs():
+    x = torch.linspace(-12, 12, 1001, dtype=torch.float64)
+    assert_close(gelu(x), nn.functional.gelu(x, approximate="tanh"), rtol=1e-12, atol=1e-14)
 
 
 def test_unpatchify_inverts_patching(tiny):

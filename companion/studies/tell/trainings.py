@@ -56,11 +56,12 @@ def shifts(numbers: Mapping) -> pd.DataFrame:
         (mini(family), solver(numbers, family, kind)): {
             arm_style(arm.replace("-", "+"))["label"]: show(arms[arm]["mean"], "+.4f")
             for arm in ARMS
+            if arm in arms
         }
         for family, of in numbers["families"].items()
         for kind, arms in of["shift_late"].items()
     }
-    return pd.DataFrame(found).T
+    return pd.DataFrame(found).T.fillna("")
 
 
 # ---- figure

@@ -20,17 +20,13 @@ from nag.support.uncertainty import independent_ratio, mean_ratio
 # ---- measuring
 
 
-def test_weights_come_from_the_files_of_either_search():
+def test_weights_come_from_the_file_of_a_search():
     file = "results/metrics/tune-sit.json"
-    found = trainings.choose({"ode": file}, 2.0, 1.5, ["ode", "sde"])
+    asked = {"ode": ["none", "nag", "cfg", "cfg-nag"], "sde": ["none", "nag"]}
+    found = trainings.choose("sit", {"ode": file}, 2.0, 1.5, asked)
     chosen = read_json(RESULTS.parent / file)["chosen"]
     assert found["ode"] == {name: Arm(**of) for name, of in chosen.items()}
-    alike = found["sde"]
-    assert alike["none"] == Arm() and alike["cfg-nag"] == Arm(w_nag=2.0, cfg=1.5)
-    guidance = {
-        name.replace("-", "+"): {"protocol": {"guidance": of}} for name, of in chosen.items()
-    }
-    assert trainings._chosen({"arms": guidance}) == found["ode"]
+    assert found["sde"] == {"none": Arm(), "nag": Arm(w_nag=2.0)}
 
 
 def test_ratios_are_of_each_training_and_their_mean():
@@ -40,6 +36,8 @@ def test_ratios_are_of_each_training_and_their_mean():
     assert [*found] == ["nag over none", "cfg over none", "cfg-nag over cfg"]
     each = [study.ratio(of["cfg-nag"], of["cfg"], REAL) for of in rows]
     assert found["cfg-nag over cfg"] == {"each": each, "mean": mean_ratio(each)}
+    few = [{arm: of[arm] for arm in ("none", "nag")} for of in rows]
+    assert trainings.ratios(few, REAL) == {"nag over none": found["nag over none"]}
 
 
 def test_the_mean_of_numbers_has_the_wider_interval():
@@ -82,7 +80,7 @@ def of_family(nag, names):
     each = [ratio(nag * x) for x in (0.98, 1.0, 1.02)]
     pairs = {"nag over none": {"each": each, "mean": ratio(nag)}}
     late = {"value": 0.001, "low": 0.0005, "high": 0.0015}
-    shift = {arm: {"each": [late] * 3, "mean": late} for arm in trainings.ARMS}
+    shift = {arm: {"each": [late] * 3, "mean": late} for arm in tell.ARMS}
     return {
         "trainings": 3,
         "samplers": names,
