@@ -16,9 +16,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from companion.plots.style import (
     ARMS,
-    DIM,
     INK,
     PALE,
+    SERIES,
     WIDTH,
     arm_style,
     frame,
@@ -160,8 +160,8 @@ def shift_curves(
                 np.asarray(curves[arm][key])[keep] for key in ("value", "low", "high")
             )
             look = arm_style(arm)
-            # Faint, with thin edges: dark bands of several arms would mix to a colour of none.
-            ax.fill_between(times[keep], low, high, color=look["color"], alpha=0.08, lw=0)
+            if len(arms) < 3:  # filled bands of more would mix to a colour of no arm
+                ax.fill_between(times[keep], low, high, color=look["color"], alpha=0.08, lw=0)
             for edge in (low, high):
                 ax.plot(times[keep], edge, color=look["color"], lw=0.5, alpha=0.7, zorder=2)
             ax.plot(times[keep], value, markevery=(i * every // len(arms), every), zorder=3, **look)
@@ -242,7 +242,7 @@ def calibration(
     missing."""
     need(cal, ("pit", "level", "coverage", "t", "bias", "bias_se", "std"), "the calibration")
     n, level = len(cal["pit"]), np.asarray(cal["level"])
-    look = {"color": ARMS["nag"]["color"], "marker": "o"}
+    look = {"color": INK, "marker": "o"}
     fig, ((pit, cover), (bias, std)) = plt.subplots(2, 2, figsize=(WIDTH, 5.8))
     count, edges = np.histogram(cal["pit"], pit_bins, (0, 1))
     pit.bar(
@@ -250,12 +250,12 @@ def calibration(
         count * pit_bins / n,
         1 / pit_bins,
         align="edge",
-        color="#8fb8d8",
+        color=PALE,
         edgecolor="white",
         lw=0.5,
     )
     spread = Z95 * math.sqrt((pit_bins - 1) / n)
-    pit.axhspan(1 - spread, 1 + spread, color=DIM, alpha=0.35, lw=0, zorder=3)
+    pit.axhspan(1 - spread, 1 + spread, color=SERIES[1], alpha=0.3, lw=0, zorder=3)
     pit.set(
         xlabel="cdf at the true t (PIT), 0 to 1",
         ylabel="density",
@@ -264,7 +264,7 @@ def calibration(
     )
     grid = np.linspace(0, 1, 101)
     spread = Z95 * np.sqrt(grid * (1 - grid) / n)
-    cover.fill_between(grid, grid - spread, grid + spread, color=DIM, alpha=0.35, lw=0)
+    cover.fill_between(grid, grid - spread, grid + spread, color=SERIES[1], alpha=0.3, lw=0)
     cover.plot(level, cal["coverage"], **look, lw=1.2)
     cover.set(
         xlabel="nominal mass of the interval, 0 to 1",
@@ -284,17 +284,17 @@ def calibration(
         lw=1.2,
     )
     bias.set(
-        xlabel="true noise level t, 0 to 1",
+        xlabel="true noise level t (noise → data)",
         ylabel="mean t′ − t, in units of t",
-        xlim=(0, 1),
+        xlim=(1, 0),
         title="bias, with 95 % intervals",
     )
     std.plot(cal["t"], cal["std"], **look, lw=1.2)
     std.set(
-        xlabel="true noise level t, 0 to 1",
+        xlabel="true noise level t (noise → data)",
         ylabel="std, in units of t",
         title="mean posterior standard deviation",
-        xlim=(0, 1),
+        xlim=(1, 0),
         ylim=(0, None),
     )
     return frame(
@@ -303,7 +303,7 @@ def calibration(
         note,
         [
             line(**look, lw=1.2, label="measured"),
-            line(color=DIM, alpha=0.35, lw=7, label="expected if calibrated, 95 %"),
+            line(color=SERIES[1], alpha=0.3, lw=7, label="expected if calibrated, 95 %"),
         ],
     )
 
@@ -327,11 +327,11 @@ def training_curves(
             np.searchsorted(images, images / 1.1),
             np.searchsorted(images, images * 1.1, side="right"),
         )
-        ax.plot(images, loss, color="#9ecae1", lw=0.8)
+        ax.plot(images, loss, color=PALE, lw=0.8)
         ax.plot(
             images,
             [loss[a:b].mean() for a, b in zip(start, end, strict=True)],
-            color=ARMS["nag"]["color"],
+            color=INK,
         )
         ax.set(
             xscale="log",
@@ -351,8 +351,8 @@ def training_curves(
         title,
         note,
         [
-            line(color="#9ecae1", lw=0.8, label="as logged"),
-            line(color=ARMS["nag"]["color"], label="running mean"),
+            line(color=PALE, lw=0.8, label="as logged"),
+            line(color=INK, label="running mean"),
         ],
     )
 
@@ -395,6 +395,7 @@ def quality(
                 textcoords="offset points",
                 ha="center",
                 fontsize=8.5,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
             )
         if floor is not None:
             ax.axvline(floor[metric]["value"], color=INK, ls=":", lw=1.2, zorder=1)
@@ -402,7 +403,9 @@ def quality(
         ax.margins(x=0.2)
         if metric in ("fd_inf", "kid"):
             ax.autoscale_view()
-            low, high = min(0, *(summary[arm][metric]["low"] for arm in arms)), ax.get_xlim()[1]
+            lows = [summary[arm][metric]["low"] for arm in arms]
+            lows += [] if floor is None else [floor[metric]["value"]]
+            low, high = min(0, *lows), ax.get_xlim()[1]
             ax.set_xlim(low - 0.04 * (high - low) * (low < 0), high)
         ax.xaxis.set_major_locator(MaxNLocator(4, steps=ROUND))
         ax.grid(axis="y", visible=False)

@@ -8,7 +8,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from companion.plots import figures
-from companion.plots.style import ARMS, DIM, INK, WIDTH, arm_style, frame, line, ordered, style
+from companion.plots.style import (
+    ARMS,
+    DIM,
+    INK,
+    PALE,
+    SERIES,
+    WIDTH,
+    arm_style,
+    frame,
+    line,
+    ordered,
+    style,
+)
 from nag.data.fashion_mnist import CLASSES
 from nag.shift import late_time
 from nag.support.uncertainty import show, sign
@@ -31,10 +43,10 @@ def class_names(labels: Sequence[int] | np.ndarray, numbered: bool | str = False
 
 
 def arm_settings(chosen: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-    """The weights of notebook 4's arms in words, such as "w = 2, CFG 1.5", by arm."""
+    """The weights of notebook 4's arms in words, such as "w = 2, scale 1.5", by arm."""
     words: dict[str, str] = {}
     for arm, a in chosen.items():
-        parts = [f"w = {a['w_nag']:g}"] * (a["w_nag"] != 0) + [f"CFG {a['cfg']:g}"] * (
+        parts = [f"w = {a['w_nag']:g}"] * (a["w_nag"] != 0) + [f"scale {a['cfg']:g}"] * (
             a["cfg"] != 1
         )
         words |= {arm.replace("-", "+"): ", ".join(parts)} if parts else {}
@@ -70,7 +82,10 @@ def energy(curves: Mapping) -> Figure:
     ax.invert_xaxis()
     ax.set(xlabel="nominal noise level t (sampling →)", ylabel="energy of $x_t$ minus expected")
     legend = [line(**arm_style(arm)) for arm in arms]
-    return frame(fig, "Energy of the states against that of forward states", "", legend)
+    on = np.flatnonzero(np.array(curves["times"]) > 0)[-1]
+    last = ", ".join(f"{ARMS[arm]['label']} {curves['energy'][arm][on]:+.4f}" for arm in arms[:2])
+    title = f"Energy above a forward state's at t = {curves['times'][on]:.2g}: {last}"
+    return frame(fig, title, "", legend)
 
 
 def shift_table(numbers: Mapping[str, Mapping]) -> pd.DataFrame:
@@ -101,7 +116,10 @@ def trajectory(states: np.ndarray, times: np.ndarray) -> Figure:
     for ax, state, t in zip(axes, states, times, strict=True):
         ax.imshow(state[0].astype("float32"), cmap="gray", vmin=-1.5, vmax=1.5)
         ax.set(title=f"t = {t:.2f}", xticks=[], yticks=[])
-    return frame(fig, "From noise to image", "")
+    alike = [np.corrcoef(states[-1].ravel(), state.ravel())[0, 1] for state in states]
+    first = next(k for k in range(len(states)) if min(alike[k:]) > 0.5)
+    title = f"From noise to image: more than half like it (correlation) from t = {times[first]:.2f}"
+    return frame(fig, title, "")
 
 
 @style()
@@ -109,24 +127,34 @@ def posterior_examples(curves: Sequence[Mapping]) -> Figure:
     """The posterior density of one image at each known level, {"truth", "t", "density"}."""
     fig, axes = plt.subplots(1, len(curves), figsize=(WIDTH, 2.6))
     for ax, curve in zip(axes, curves, strict=True):
-        ax.fill_between(curve["t"], curve["density"], color=arm_style("nag")["color"], alpha=0.4)
+        ax.fill_between(curve["t"], curve["density"], color=SERIES[1], alpha=0.4, lw=0)
         ax.axvline(curve["truth"], color=INK, ls="--", lw=1)
-        ax.set(xlabel="noise level t", yticks=[], title=f"t = {curve['truth']:.2f}")
-    axes[0].set_ylabel("posterior density")
-    return frame(fig, "One image at four noise levels", "")
+        ax.set(xlabel="noise level t′", yticks=[], title=f"t = {curve['truth']:.2f}")
+    axes[0].set_ylabel("density p(t′|x)")
+    off = max(
+        abs(curve["t"][int(np.argmax(curve["density"]))] - curve["truth"]) for curve in curves
+    )
+    title = f"One image, {len(curves)} noise levels: p(t′|x) peaks within {off:.3f} of the true t"
+    return frame(fig, title, "", [line(color=INK, ls="--", lw=1, label="true t")])
 
 
 @style()
 def damage(distance: pd.Series, half: int) -> Figure:
     """Fréchet distance against the strength of the noise that was added to `half` real images."""
-    fig, ax = plt.subplots(figsize=(WIDTH / 1.6, 3))
+    fig, ax = plt.subplots(figsize=(WIDTH, 3))
     ax.plot([float(strength) for strength in distance.index], distance, "o-", color=DIM)
     ax.set(
         xlabel="standard deviation of added noise (pixels in [-1, 1])",
         ylabel="Fréchet distance",
         yscale="log",
     )
-    return frame(fig, f"{half} damaged real images against {half} others", "")
+    strengths = [float(strength) for strength in distance.index]
+    least, most = (strengths.index(end(strengths)) for end in (min, max))
+    title = (
+        f"Noise of {strengths[most]:g} on the images takes the Fréchet distance from "
+        f"{distance.iloc[least]:.3g} to {distance.iloc[most]:.3g}"
+    )
+    return frame(fig, title, f"{half} damaged real images against {half} others.")
 
 
 def quality_table(quality: Mapping[str, Mapping]) -> pd.DataFrame:
@@ -164,7 +192,9 @@ def excesses(found: Mapping, times_label: str = "noise level t (sampling →)") 
     axes[2].invert_xaxis()
     axes[2].set(xlabel=times_label, ylabel="w(t)", title="schedule that nulls the shift")
     legend = [line(color=DIM, ls="--", label="chosen w")]
-    return frame(fig, "Where sampled states look as noisy as forward states", "", legend)
+    mean, spread = (found["constant"][rule]["w"] for rule in titles)
+    title = f"By the estimator alone: w = {mean:.2f} by the mean level, {spread:.2f} by the spread"
+    return frame(fig, title, "", legend)
 
 
 @style()
@@ -172,14 +202,17 @@ def weight_rules(found: Mapping, weights: Mapping[str, float], title: str, note:
     """The distance of each rule's samples over that of the best swept weight, auto-FAMILY.json."""
     fig, ax = plt.subplots(figsize=(WIDTH, 3.2))
     over = {name: found["distance_over"][name]["best of sweep"] for name in weights}
-    for y, r in enumerate(over.values()):
-        ax.plot([r["low"], r["high"]], [y, y], color=arm_style("nag")["color"])
-        ax.plot(r["value"], y, "s", color=arm_style("nag")["color"])
+    for y, (name, r) in enumerate(over.items()):
+        look = arm_style("none" if name == "none" else "nag")
+        ax.plot([r["low"], r["high"]], [y, y], color=look["color"])
+        ax.plot(r["value"], y, look["marker"], color=look["color"])
     ax.axvline(1.05, color=INK, ls="--", lw=1)
     names = {
         "none": "no guidance",
         "best of sweep": "best of the sweep",
-        "schedule": "schedule, mean",
+        "mean": "rule: no mean shift",
+        "spread": "rule: spread as forward states'",
+        "schedule": "rule: schedule w(t), on average",
     }
     ax.set_yticks(
         range(len(over)), [f"{names.get(name, name)}, w = {weights[name]:.2f}" for name in over]
@@ -197,7 +230,7 @@ def overhead(rows: Sequence[Mapping], title: str, note: str) -> Figure:
     fig, ax = plt.subplots(figsize=(WIDTH, 4.8))
     ax.axvline(1, color=DIM, lw=1, ls=":", zorder=1)
     for place, row in enumerate(rows):
-        color = ARMS.get(row["arm"], {"color": "#8c8c8c"})["color"]
+        color = ARMS.get(row["arm"], {"color": PALE})["color"]
         ax.barh(place, row["relative"], color=color, edgecolor=INK, linewidth=0.6)
         extra = f" + {row['other']} other" if row["other"] else ""
         words = f"{row['relative']:.2f}×   NFE {row['nfe']}{extra}"
@@ -250,7 +283,8 @@ def image_rows(images: Mapping[str, np.ndarray], title: str = "") -> Figure:
     rows = len(images) * (0.35 + WIDTH * height / (n * width))  # inches
     fig, axes = plt.subplots(len(images), 1, figsize=(WIDTH, rows + 0.3), squeeze=False)
     for ax, (name, stack) in zip(axes.flat, images.items(), strict=True):
-        row = np.concatenate(list(np.moveaxis(stack, 1, -1)), axis=1)
+        apart = np.pad(stack, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=stack.max())
+        row = np.concatenate(list(np.moveaxis(apart, 1, -1)), axis=1)[:, :-1]
         ax.imshow(row.squeeze(), cmap="gray")
         ax.set_title(name)
         ax.set_axis_off()
@@ -266,7 +300,7 @@ def adm_metrics(by_arm: Mapping[str, Mapping]) -> Figure:
     """Every metric of adm-FAMILY.json with its interval, a panel per metric, a row per arm."""
     names = _names(by_arm)
     fig, axes = plt.subplots(1, len(names), figsize=(1.5 * len(names), 1.3 + 0.4 * len(by_arm)))
-    color = arm_style("nag")["color"]
+    color = INK
     for ax, name in zip(axes, names, strict=True):
         for row, values in enumerate(by_arm.values()):
             cell = values[name]
@@ -278,7 +312,8 @@ def adm_metrics(by_arm: Mapping[str, Mapping]) -> Figure:
         ax.margins(x=0.25)
         ax.set_ylim(len(by_arm) - 0.5, -0.5)
         ax.set_yticks(range(len(by_arm)), list(by_arm) if ax is axes[0] else [])
-    return frame(fig, "ADM's metrics with 95 % intervals", "")
+    each = ", ".join(f"{arm} {values[names[0]]['value']:.3g}" for arm, values in by_arm.items())
+    return frame(fig, f"{ADM[names[0]]}: {each}", "Bars: 95 % intervals.")
 
 
 def adm_table(by_arm: Mapping[str, Mapping]) -> pd.DataFrame:
@@ -295,19 +330,21 @@ def adm_table(by_arm: Mapping[str, Mapping]) -> pd.DataFrame:
 @style()
 def null_training(curves: pd.DataFrame, settings: Mapping[str, Mapping]) -> Figure:
     """Training loss of each arm of notebook 14 against images seen, a panel per mode."""
-    fig, axes = plt.subplots(1, 2, figsize=(WIDTH * 1.2, 4))
+    fig, axes = plt.subplots(1, 2, figsize=(WIDTH * 1.2, 4.6))
     panels = {"null": "trained without any noise level", "all": "whole network, both dropouts"}
     for ax, (mode, title) in zip(axes, panels.items(), strict=True):
         mine = [name for name, arm in settings.items() if arm["mode"] == mode]
         for number, name in enumerate(mine):
             part = curves[curves["arm"] == name]
-            ax.plot(part["images"], part["loss"], marker="os^Dv"[number % 5], label=name)
+            look = {"marker": "os^Dv"[number % 5], "color": SERIES[number % 5]}
+            ax.plot(part["images"], part["loss"], label=name, **look)
         ax.set(xlabel="images seen", ylabel="training loss", title=title)
         if mine:
-            ax.legend(fontsize=8)
+            ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
         else:
             ax.set_axis_off()
-    return frame(fig, "Training from every start", "")
+    last = curves.groupby("arm")["loss"].last()
+    return frame(fig, f"Training loss at the end: {last.min():.3f} to {last.max():.3f}", "")
 
 
 @style()
@@ -316,7 +353,7 @@ def null_errors(found: Mapping) -> Figure:
     from null-FAMILY.json."""
     rows = {f"before: {name}": e for name, e in found["excess_before"].items() if name != "known"}
     known = {name: e for name, e in found["excess_before"].items() if name == "known"}
-    looks = {"before": ("#8c8c8c", "s"), "known": ("#009e73", "D"), "after": ("#0072b2", "o")}
+    looks = {"before": (DIM, "s"), "known": (SERIES[1], "D"), "after": (INK, "o")}
     shown = [(name, e, looks["before"]) for name, e in rows.items()]
     shown += [(name, e, looks["known"]) for name, e in known.items()]
     shown += [(name, e, looks["after"]) for name, e in found["excess_after"].items()]
@@ -333,7 +370,8 @@ def null_errors(found: Mapping) -> Figure:
         ax.set_yticks(range(len(shown)), [name for name, *_ in shown] if ax is axes[0] else [])
         ax.set_ylim(len(shown) - 0.5, -0.5)
     note = "Error without noise level minus error with it, 95 % intervals over images; the axis is "
-    title = "What it costs not to be given the noise level"
+    kept = show(found["excess_after"][found["kept"]]["all t"], ".4f")
+    title = f"Not given the noise level, the kept network errs by {kept} more"
     return frame(fig, title, note + "linear below 0.01.")
 
 
@@ -356,9 +394,12 @@ def null_table(found: Mapping) -> pd.DataFrame:
 
 @style()
 def shifts_of(runs: Mapping[str, Mapping], names: Sequence[str], title: str = "") -> Figure:
-    """delta(t) of the named runs of curves/own-model.json, whole and for t <= 0.2."""
+    """delta(t) of up to four runs of shifts.json, whole and for t <= 0.2: without guidance, with
+    NAG, with more of it, and of forward states."""
     fig, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.6), width_ratios=(1.25, 1))
-    looks = [{k: v for k, v in ARMS[arm].items() if k != "label"} for arm in GUIDED]
+    strong = {"marker": "^", "linestyle": ":"}  # NAG of a larger weight
+    arms = (ARMS["none"], ARMS["nag"], ARMS["nag"] | strong, ARMS["forward"])
+    looks = [{k: v for k, v in arm.items() if k != "label"} for arm in arms]
     for ax, end in zip(axes, (1.0, 0.2), strict=True):
         ax.axhline(0, color=INK, lw=1, zorder=1)
         for look, name in zip(looks, names, strict=False):

@@ -11,13 +11,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from companion.plots import figures, notebooks
-from companion.plots.style import TITLES, save, solver_name
+from companion.plots.style import named, save, solver_name
 from nag.data.fashion_mnist import load_fashion_mnist
 from nag.interpolant import PATH_OF
 from nag.support.files import read_json
-from nag.support.uncertainty import show, sign
+from nag.support.uncertainty import outcome, show, sign
 
 ARMS = {"none": "none", "nag": "nag", "cfg": "cfg", "cfg-nag": "cfg+nag"}  # file name: name
+PROCESSES = {"linear": "linear", "ddpm": "DDPM's"}
 NOISIER = {"above": "noisier than", "below": "cleaner than", "inconclusive": "as noisy as"}
 
 
@@ -36,7 +37,7 @@ def posterior(folder: Path, family: str, model: str = "") -> Figure:
     late = read_json(folder / "metrics" / f"shift-{family}.json")["sde-none"]["shift_late"]
     return notebooks.posterior(
         readings,
-        title=f"{model or TITLES[family]}: late in sampling, unguided states look "
+        title=f"{model or named(family)}: late in sampling, unguided states look "
         f"{NOISIER[sign(late)]} forward states",
         note=_trajectories(curves, len(readings["control"])),
     )
@@ -55,9 +56,9 @@ def shift(folder: Path, family: str, stochastic: bool = False, model: str = "") 
     return notebooks.shift(
         curves,
         PATH_OF[family],
-        title=f"{model or TITLES[family]}, {solver_name(curves['solver'])}: late shift × 1000 is "
+        title=f"{model or named(family)}, {solver_name(curves['solver'])}: late shift × 1000 is "
         f"{none}, with NAG {nag}",
-        note=_trajectories(curves, curves.get("control")) + " Bands: 95 % over images.",
+        note=_trajectories(curves, curves.get("control")) + " Thin lines: 95 % CI over images.",
     )
 
 
@@ -68,13 +69,30 @@ def samples(folder: Path, family: str) -> Figure:
     chosen = {
         arm: read_json(folder / "protocols" / f"{family}-{arm}.json")["guidance"] for arm in ARMS
     }
+    changes = [_change(first[arm]["images"], first["none"]["images"]) for arm in ("nag", "cfg")]
     return figures.sample_grid(
         {name: arrays["images"] for name, arrays in first.items()},
         notebooks.class_names(labels),
         real=real_images(labels),
         settings=notebooks.arm_settings(chosen),
-        title=f"{TITLES[family]}: the four arms from the same seeds",
-        note=_protocol(folder, family),
+        title=f"{named(family)}, same seeds: NAG changes a pixel by {changes[0]:.0f} "
+        f"of 255 grey levels (RMS), CFG by {changes[1]:.0f}",
+        note=_protocol(folder, family) + " Title: of the images shown.",
+    )
+
+
+def sample(folder: Path, family: str, arm: str, latents: bool = False) -> Figure:
+    """The first ten seeds of one arm (file name), with real images of the same classes below."""
+    first = load(folder / "images" / f"{family}-{arm}.npz")
+    made = read_json(folder / "protocols" / f"{family}-{arm}.json")
+    name, labels = ARMS[arm], first["labels"]
+    return figures.sample_grid(
+        {name: first["images"]},
+        notebooks.class_names(labels, latents),
+        real=None if latents else real_images(labels),
+        settings=notebooks.arm_settings({name: made["guidance"]}),
+        title=f"{named(family)} makes an image in {made['nfe']} network evaluations",
+        note=f"{solver_name(made['solver'])}, {made['steps']} steps.",
     )
 
 
@@ -85,33 +103,35 @@ def real_images(labels: np.ndarray) -> np.ndarray:
     return images[places].numpy()
 
 
-def calibration(folder: Path, family: str, path: str) -> Figure:
-    """Calibration of the estimator of a family's forward process."""
+def calibration(folder: Path, path: str) -> Figure:
+    """Calibration of the estimator of a forward process."""
     arrays = read_json(folder / "curves" / f"calibration-{path}.json")
     arrays = {name: np.array(v) for name, v in arrays.items() if name != "example"}
     found = read_json(folder / "metrics" / f"estimator-{path}.json")
     return figures.calibration(
         arrays,
-        title=f"Estimator for {TITLES[family]}: coverage within {found['coverage_gap']:.3f}, "
-        f"late bias within {found['late_bias']:.4f}",
+        title=f"Estimator, {PROCESSES[path]} forward process: coverage within "
+        f"{found['coverage_gap']:.3f}, late bias within {found['late_bias']:.4f}",
         note=f"{len(arrays['pit'])} forward states of held-out images.",
     )
 
 
 def training(folder: Path, families: list[str]) -> Figure:
     """The training loss of the networks."""
-    logs = {TITLES[f]: pd.read_csv(folder / "curves" / f"train-{f}.csv") for f in families}
-    return figures.training_curves(logs, title="Training loss falls to the last image")
+    logs = {named(f): pd.read_csv(folder / "curves" / f"train-{f}.csv") for f in families}
+    last = (f"{name} {log['loss'].tail(10).mean():.3f}" for name, log in logs.items())
+    return figures.training_curves(logs, title=f"Training loss at the end: {', '.join(last)}")
 
 
 def quality(folder: Path, family: str) -> Figure:
     """Distances, precision and recall of the four arms."""
     ratios = read_json(folder / "metrics" / f"ratios-{family}.json")
+    gain = ratios["nag over none"]
     return figures.quality(
         read_json(folder / "metrics" / f"quality-{family}.json"),
         floor=ratios["real training images"],
-        title=f"{TITLES[family]}: NAG alone takes the Fréchet distance to "
-        f"{show(ratios['nag over none'])} of the unguided one",
+        title=f"{named(family)}: NAG's distance is {show(gain)} of the unguided one "
+        f"({outcome(gain)})",
         note=_protocol(folder, family) + " Intervals: 95 %.",
     )
 
@@ -124,7 +144,7 @@ def tuning(folder: Path, family: str) -> Figure:
     return figures.tuning(
         pd.read_csv(folder / "curves" / f"tune-{family}.csv"),
         chosen,
-        title=f"{TITLES[family]}: NAG alone is best at w = {chosen['nag'][0]:g}, CFG alone at "
+        title=f"{named(family)}: NAG alone is best at w = {chosen['nag'][0]:g}, CFG alone at "
         f"scale {chosen['cfg'][1]:g}",
         note=f"{tuned['n']} images per point, seeds {first} to {last}, "
         f"{solver_name(tuned['sampler'])}, {tuned['steps']} steps.",
@@ -140,6 +160,11 @@ def draw(
     except FileNotFoundError as error:
         print(f"{name}: not drawn, {error}")
         return None
+
+
+def _change(images: np.ndarray, others: np.ndarray) -> float:
+    """Root mean square difference of uint8 images of the same shape."""
+    return float(np.sqrt(np.mean((images.astype(float) - others) ** 2)))
 
 
 def _thousandths(x: Mapping[str, float]) -> str:

@@ -130,7 +130,8 @@ def legend_above(ax: Axes, handles: Sequence[Line2D], columns: int = 2) -> None:
 def first_images(file: Path, names: Mapping[str, str], title: str, note: str = "") -> Figure:
     """Rows of the first images of arms from a file of `study.save_images`: {arm: row's name}.
 
-    The images of a column start from the same noise. Raises KeyError for an arm that is not there.
+    The images of a column start from the same noise, as the note says. Raises KeyError for an arm
+    that is not there.
     """
     with np.load(file) as arrays:
         rows = [arrays[arm] for arm in names]
@@ -144,4 +145,4 @@ def first_images(file: Path, names: Mapping[str, str], title: str, note: str = "
             ax.set_ylabel(name, rotation=0, ha="right", va="center")
             ax.spines[:].set_visible(False)
             ax.grid(False)
-        return style.frame(fig, title, note)
+        return style.frame(fig, title, f"{note} A column starts from the same noise.".strip())

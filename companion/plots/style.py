@@ -1,5 +1,4 @@
-"""How a figure looks, is framed and is saved; an arm has one colour, marker and line style
-everywhere.
+"""How a figure looks, is framed and is saved; a colour has one meaning everywhere.
 
 Arms differ in lightness too, so they stay apart for colour-blind readers and in grey print.
 """
@@ -38,6 +37,16 @@ ARMS: dict[str, dict[str, Any]] = {
         "linestyle": (0, (1, 1)),
     },
 }
+OF_SAMPLER: dict[str, dict[str, Any]] = {
+    "ode": {"color": INK, "marker": "o", "linestyle": "-"},
+    "sde": {"color": "#cc79a7", "marker": "s", "linestyle": "--"},
+}
+OF_FAMILY: dict[str, dict[str, Any]] = {
+    "sit": {"color": "#882255", "marker": "o"},
+    "dit": {"color": "#56b4e9", "marker": "D"},
+}
+DOMAIN_GUIDANCE, WITH_NAG, CLASSIFIER = "#009e73", "#004d38", "#8a5a00"  # WITH_NAG: DoG + NAG
+SERIES = (INK, "#7a2b8f", "#6b8e00", "#c9a227", DIM)  # of what has no colour of its own
 TITLES = {"sit": "SiT-mini", "dit": "DiT-mini"}  # the committed networks as texts name them
 SOLVERS = {
     "euler": "Euler",
@@ -93,6 +102,11 @@ def arm_style(arm: str) -> dict:
     if arm not in ARMS:
         raise ValueError(f"unknown arm {arm!r}: choose one of {list(ARMS)}")
     return dict(ARMS[arm])
+
+
+def named(family: str) -> str:
+    """The committed network of a family as texts name it; another keeps its own name."""
+    return TITLES.get(family, family)
 
 
 def solver_name(solver: str) -> str:

@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.pyplot import subplots
 
 from companion.plots.study_figures import error_bars, line_at, ring, ring_handle
-from companion.plots.style import PALE, WIDTH, frame, line, style
+from companion.plots.style import ARMS, PALE, SERIES, WIDTH, frame, line, style
 from companion.studies.tell.words import listed, sampler_name
 from nag.support.uncertainty import by_factor, outcome, over_trainings, show
 
 LOOKS: dict[str, dict[str, Any]] = {  # by route
-    "branch": {"color": "#0072b2", "marker": "s", "label": "a null branch beside it"},
-    "vector": {"color": "#56b4e9", "marker": "^", "label": "the null vector alone"},
-    "all": {"color": "#3d0f4a", "marker": "D", "label": "the whole network"},
+    "branch": {"color": ARMS["nag"]["color"], "marker": "s", "label": "a null branch beside it"},
+    "vector": {"color": SERIES[1], "marker": "^", "label": "the null vector alone"},
+    "all": {"color": SERIES[2], "marker": "D", "label": "the whole network"},
 }
 MAIN = "branch"
 PAPERS_IMAGES = 12_800_000  # ten epochs of ImageNet

@@ -8,16 +8,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from companion.plots.study_figures import line_at, ring, ring_handle
-from companion.plots.style import ARMS, WIDTH, frame, line, style
+from companion.plots.style import ARMS, SERIES, WIDTH, frame, line, style
 from companion.studies.tell.rivals import LABELS, name
 from companion.studies.tell.words import FAMILIES, in_both, listed, sampler_name
 from nag.support.uncertainty import outcome, show
 
 WITH, WITHOUT = "with dropout", "without dropout"
 LOOKS = {
-    WITH: ARMS["none"] | {"label": "trained with noise-condition dropout", "linestyle": "-"},
+    WITH: {
+        "label": "trained with noise-condition dropout",
+        "color": SERIES[0],
+        "marker": "o",
+        "linestyle": "-",
+    },
     "nag": ARMS["nag"] | {"label": "NAG, or method with NAG", "linestyle": "-"},
-    WITHOUT: {"label": "trained without", "color": "#009e73", "marker": "D", "linestyle": "-"},
+    WITHOUT: {"label": "trained without", "color": SERIES[1], "marker": "D", "linestyle": "-"},
 }
 
 

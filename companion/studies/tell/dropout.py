@@ -11,12 +11,12 @@ from matplotlib.pyplot import subplots
 from matplotlib.ticker import MaxNLocator
 
 from companion.plots.study_figures import error_bars, line_at, ring, ring_handle
-from companion.plots.style import ARMS, PALE, WIDTH, frame, line, style
+from companion.plots.style import ARMS, PALE, SERIES, WIDTH, frame, line, style
 from companion.studies.tell.words import listed, sampler_name
 from nag.support.uncertainty import outcome, show
 
-WITH_LEVEL: dict[str, Any] = {"color": "#7a2b8f", "marker": "o", "label": "noise level given"}
-WITHOUT_LEVEL: dict[str, Any] = {"color": "#009e73", "marker": "s", "label": "noise level dropped"}
+WITH_LEVEL: dict[str, Any] = {"color": SERIES[0], "marker": "o", "label": "noise level given"}
+WITHOUT_LEVEL: dict[str, Any] = {"color": SERIES[1], "marker": "s", "label": "noise level dropped"}
 BLUE = ARMS["nag"]["color"]
 
 
@@ -70,7 +70,6 @@ def _errors(ax: Axes, numbers: Mapping) -> None:
         title="what the rate does to the error",
     )
     ax.set_xticks(x)
-    ax.legend(handles=[line(linestyle="none", **look) for look in (WITH_LEVEL, WITHOUT_LEVEL)])
 
 
 def _gains(ax: Axes, numbers: Mapping) -> None:
@@ -118,7 +117,8 @@ def figure(numbers: Mapping) -> Figure:
         + f". Band: {percent(found['rates'][base])} dropout, mean of {found['trainings']} "
         f"trainings, {found['trainings'] - 1} of them open" * several + "."
     )
-    handles = [line(color=BLUE, marker="s", label="over the same network unguided")]
+    handles = [line(linestyle="none", **look) for look in (WITH_LEVEL, WITHOUT_LEVEL)]
+    handles += [line(color=BLUE, marker="s", label="over the same network unguided")]
     return frame(fig, title(numbers), note, handles + ([ring_handle()] if at_end(numbers) else []))
 
 

@@ -17,12 +17,12 @@ from nag.samplers.registry import resolve
 from nag.support.uncertainty import Interval, show, sign
 
 LOOKS = {  # by kind of estimator
-    "committed": {"color": "#222222", "marker": "o"},
-    "attention": {"color": "#56b4e9", "marker": "s"},
-    "plain": {"color": "#8a5a00", "marker": "^"},
-    "paper": {"color": "#d55e00", "marker": "P"},
-    "wavelet": {"color": "#009e73", "marker": "D"},
-    "energy": {"color": "#cc79a7", "marker": "v"},
+    "committed": {"color": style.INK, "marker": "o"},
+    "attention": {"color": style.SERIES[1], "marker": "s"},
+    "plain": {"color": style.SERIES[2], "marker": "^"},
+    "paper": {"color": style.CLASSIFIER, "marker": "P"},
+    "wavelet": {"color": style.SERIES[3], "marker": "D"},
+    "energy": {"color": style.DIM, "marker": "v"},
 }
 UNCOUNTED = "energy, alpha moves"
 OWN, KNOWN = "the sampler's images", "known extra noise"
@@ -191,14 +191,26 @@ def answers(numbers: Mapping, family: str) -> dict[str, dict]:
     }
 
 
+def in_a_sentence(numbers: Mapping, family: str) -> str:
+    """What the study showed in one sentence with its numbers, and whether the paper agrees."""
+    top = largest(numbers)
+    spread, seen = numbers["spread"][top], sides(numbers, top)
+    confirmed = "confirmed" if set(seen) == {"above"} else "not confirmed"
+    return (
+        f"{arm_name(top, family)}: {agreement(numbers, top)}, from {spread['lowest']:+.4f} to "
+        f"{spread['highest']:+.4f} over {len(seen)} estimators. The paper reads a positive shift "
+        f"by one estimator: its sign is {confirmed} here."
+    )
+
+
 # ---- figures
 
 
-def images(file: Path, family: str) -> Figure:
+def images(file: Path, numbers: Mapping, family: str) -> Figure:
     """The first images of every arm."""
     with np.load(file) as arrays:
         names = {arm: arm_name(arm, family) for arm in arrays.files}
-    return study_figures.first_images(file, names, "The images whose states were read")
+    return study_figures.first_images(file, names, title(numbers, family))
 
 
 def _rows(ax: Axes, rows: Mapping[str, Mapping[str, Interval]], edge: float = np.inf) -> None:
@@ -214,11 +226,21 @@ def _rows(ax: Axes, rows: Mapping[str, Mapping[str, Interval]], edge: float = np
             ax.plot([x["low"], x["high"]], [place] * 2, color=look(name)["color"], lw=1)
             ax.plot(x["value"], place, **look(name), ms=4)
         if beyond:
-            span = f"{min(beyond):.2f} to {max(beyond):.2f}"
+            span = (
+                f"{beyond[0]:.3f}"
+                if len(beyond) == 1
+                else f"{min(beyond):.2f} to {max(beyond):.2f}"
+            )
             ax.text(0.93 * edge, y, span, fontsize=8.5, ha="right", va="center")
     study_figures.line_at(ax, 0, vertical=True)
     ax.set_yticks(range(len(rows)), list(rows))
     ax.set_ylim(len(rows) - 0.5, -0.5)
+
+
+def _edge(rows: Mapping[str, Mapping[str, Interval]]) -> float:
+    """Where the panel of shifts ends: the untrained energy does not set its range."""
+    found = [row[name] for row in rows.values() for name in ordered(row) if name != "energy"]
+    return 1.1 * max(abs(x[end]) for x in found for end in ("low", "high"))
 
 
 def title(numbers: Mapping, family: str) -> str:
@@ -236,7 +258,10 @@ def figure(numbers: Mapping, family: str) -> Figure:
         fig.add_subplot(place) for place in (grid[0, :], grid[1, 0], grid[1, 1])
     )
     rows = {arm_name(arm, family): numbers["shifts"][arm] for arm in arms(numbers)}
-    _rows(shift, {name.replace(", ", ",\n"): row for name, row in rows.items()})
+    edge = _edge(rows)
+    _rows(shift, {name.replace(", ", ",\n"): row for name, row in rows.items()}, edge)
+    if max(x["value"] for row in rows.values() for x in row.values()) > edge:
+        shift.set_xlim(right=edge)
     against = sum(contradictory(numbers, arm) for arm in arms(numbers))
     shift.set(
         title=f"In {against} of {len(rows)} arms the estimators contradict each other in sign",
@@ -249,8 +274,11 @@ def figure(numbers: Mapping, family: str) -> Figure:
     study_figures.line_at(bias, 0)
     bias.yaxis.set_major_locator(MaxNLocator(5))
     bias.set_xticks(range(len(levels)), levels)
+    bias.invert_xaxis()
     bias.set(
-        xlabel="true noise level t", ylabel="mean reading minus t", title="Bias on real images"
+        xlabel="true noise level t (noise → data)",
+        ylabel="mean reading minus t",
+        title="Bias on real images",
     )
     _rows(foreign, {kind: numbers["foreign"][kind] for kind in KINDS}, EDGE)
     known = numbers["known"]

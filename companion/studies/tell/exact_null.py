@@ -8,16 +8,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from companion.plots.study_figures import error_bars, line_at, log_axis, ring, ring_handle
-from companion.plots.style import DIM, WIDTH, frame, line, style
+from companion.plots.style import ARMS, CLASSIFIER, DIM, SERIES, WIDTH, frame, line, style
 from companion.studies.tell.words import in_both, listed, mini, sampler_name
 from nag.support.uncertainty import outcome, show
 
+NAG = ARMS["nag"]["color"]
 LOOKS = {  # by kind of NAG's negative
-    "dropout": {"color": "#0072b2", "marker": "s", "label": "dropout's null"},
-    "dropout, longer": {"color": "#56b4e9", "marker": "^", "label": "the same, trained longer"},
-    "own level": {"color": "#d55e00", "marker": "o", "label": "read at the state's own level"},
-    "exact": {"color": "#3d0f4a", "marker": "D", "label": "trained to be ∇ log p(x)"},
-    "classifier": {"color": "#8a5a00", "marker": "v", "label": "estimator's gradient"},
+    "dropout": {"color": NAG, "marker": "s", "label": "dropout's null"},
+    "dropout, longer": {"color": SERIES[4], "marker": "^", "label": "the same, trained longer"},
+    "own level": {"color": SERIES[2], "marker": "o", "label": "read at the state's own level"},
+    "exact": {"color": SERIES[1], "marker": "D", "label": "trained to be ∇ log p(x)"},
+    "classifier": {"color": CLASSIFIER, "marker": "v", "label": "estimator's gradient"},
 }
 PREDICTS = {"sit": "v", "dit": "eps"}
 BESIDE = 0.05  # where the sentence reads the directions
@@ -86,8 +87,14 @@ def _toy(ax: Axes, numbers: Mapping) -> None:
         ax.plot([row["t"] for row in mine], [row["cosine"] for row in mine], **look)
     ax.axhline(1, color=LOOKS["exact"]["color"])
     line_at(ax, 0)
-    ax.set(ylim=(-1.05, 1.08), xlabel="t", ylabel="cosine", title="toy: with ∇ log p(t|x)")
+    ax.set(
+        ylim=(-1.05, 1.08),
+        xlabel="t (noise → data)",
+        ylabel="cosine",
+        title="toy: with ∇ log p(t|x)",
+    )
     log_axis(ax, "x", 0.15)
+    ax.invert_xaxis()
 
 
 def _network(ax: Axes, numbers: Mapping) -> None:
@@ -101,8 +108,9 @@ def _network(ax: Axes, numbers: Mapping) -> None:
             error_bars(ax, t, found, color=look["color"], marker=look["marker"], linestyle="none")
     line_at(ax, 0)
     name = mini(numbers["family"])
-    ax.set(xlabel="t", title=f"{name}: with the estimator's ∇ log g(t|x)")
+    ax.set(xlabel="t (noise → data)", title=f"{name}: with the estimator's ∇ log g(t|x)")
     log_axis(ax, "x", 0.15)
+    ax.invert_xaxis()
 
 
 def _ratios(ax: Axes, numbers: Mapping) -> bool:
@@ -167,6 +175,16 @@ def shown(numbers: Mapping, sampler: str) -> dict[str, str]:
     return found | {
         f"{sampler} {kind}": LOOKS[kind]["label"] for kind in kinds(numbers) if kind in of
     }
+
+
+def in_a_sentence(numbers: Mapping) -> str:
+    """What the study showed in one sentence with its numbers."""
+    ratios = listed(
+        f"{show(of['dropout']['exact'])} of its distance ({sampler_name(numbers['samplers'][s])})"
+        for s, of in numbers["ratios"].items()
+        if "exact" in of["dropout"]
+    )
+    return f"{title(numbers)}: {ratios}. The paper takes dropout's null for the exact one."
 
 
 # ---- sentences

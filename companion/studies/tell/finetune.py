@@ -17,7 +17,15 @@ from nag.support.uncertainty import outcome, show
 
 PAIRS = {"none": "nag", "cfg": "cfg+nag", "dog": "dog+nag"}  # without: with NAG
 NAMES = {"none": "no guidance", "cfg": "CFG", "dog": "DoG"}
-COLORS = {"none": "#d55e00", "cfg": "#e69f00", "dog": "#009e73"}
+ARM_NAMES = NAMES | {"nag": "NAG", "cfg+nag": "CFG + NAG", "dog+nag": "DoG + NAG"}
+COLORS = {
+    "none": style.ARMS["none"]["color"],
+    "cfg": style.ARMS["cfg"]["color"],
+    "dog": style.DOMAIN_GUIDANCE,
+    "nag": style.ARMS["nag"]["color"],
+    "cfg+nag": style.ARMS["cfg+nag"]["color"],
+    "dog+nag": style.WITH_NAG,
+}
 
 
 def at_scale(numbers: Mapping) -> bool:
@@ -153,15 +161,25 @@ def answers(numbers: Mapping, name: str) -> dict[str, dict]:
     }
 
 
+def in_a_sentence(numbers: Mapping) -> str:
+    """What the study showed in one sentence with its numbers, and whether the paper agrees."""
+    mean = numbers["mean_ratio"]
+    return (
+        f"{title(numbers)}; mean ratio {show(mean)}, the paper {mean['paper']:.2f}: claim C9 is "
+        f"{verdicts(numbers['ratios'])['C9']} here."
+    )
+
+
 # ---- figures
 
 
-def images(file: Path) -> Figure:
+def images(file: Path, numbers: Mapping) -> Figure:
     """The first images of every arm; none are kept at the paper's size."""
     with np.load(file) as arrays:
-        names = {"cfg+nag": "CFG + NAG", "dog+nag": "DoG + NAG", "nag": "NAG"} | NAMES
-        rows = {arm: names[arm] for pair in PAIRS.items() for arm in pair if arm in arrays.files}
-    return study_figures.first_images(file, rows, "The same seeds, six arms")
+        rows = {
+            arm: ARM_NAMES[arm] for pair in PAIRS.items() for arm in pair if arm in arrays.files
+        }
+    return study_figures.first_images(file, rows, title(numbers))
 
 
 def published(numbers: Mapping) -> pd.DataFrame | None:
@@ -189,8 +207,8 @@ def _distances(ax: Axes, numbers: Mapping, published: pd.DataFrame | None) -> No
     for y, (base, with_nag) in enumerate(PAIRS.items()):
         for k, (arm, marker) in enumerate(((base, "o"), (with_nag, "s"))):
             x, place = distance(numbers["arms"][arm]), y + 0.24 * (k - 0.5)
-            ax.plot([x["low"], x["high"]], [place] * 2, color=COLORS[base])
-            ax.plot(x["value"], place, marker=marker, color=COLORS[base])
+            ax.plot([x["low"], x["high"]], [place] * 2, color=COLORS[arm])
+            ax.plot(x["value"], place, marker=marker, color=COLORS[arm])
             if published is not None:
                 of = published[(published.guidance == base) & (published.nag == k)]
                 ax.plot(of.value, [place], **PAPER)
@@ -202,8 +220,8 @@ PAPER = {"marker": "d", "color": style.DIM, "mfc": "white", "ls": "none"}
 
 def _ratios(ax: Axes, ratios: Mapping[str, Mapping]) -> None:
     """With NAG over without: ours (open: inconclusive), each run's (dots), the paper's."""
-    for y, base in enumerate(PAIRS):
-        x, color = ratios[base], COLORS[base]
+    for y, (base, with_nag) in enumerate(PAIRS.items()):
+        x, color = ratios[base], COLORS[with_nag]
         face = "white" if outcome(x) == "inconclusive" else color
         ax.plot([x["low"], x["high"]], [y, y], color=color)
         ax.plot(x["value"], y, marker="s", color=color, mfc=face)
@@ -220,10 +238,10 @@ def _diversity(ax: Axes, arms: Mapping[str, Mapping]) -> None:
             [arms[name][metric]["value"] for metric in ("recall", "precision")]
             for name in (base, with_nag)
         )
-        arrow = {"arrowstyle": "->", "color": COLORS[base]}
+        arrow = {"arrowstyle": "->", "color": COLORS[with_nag]}
         ax.annotate("", (x1, y1), (x0, y0), arrowprops=arrow)
         ax.plot(x0, y0, "o", color=COLORS[base])
-        ax.plot(x1, y1, "s", color=COLORS[base])
+        ax.plot(x1, y1, "s", color=COLORS[with_nag])
 
 
 def _tuning(ax: Axes, numbers: Mapping) -> None:
@@ -233,7 +251,7 @@ def _tuning(ax: Axes, numbers: Mapping) -> None:
         arm = numbers["arms"][with_nag]
         at = np.isclose(tried.cfg, arm["cfg"]) & np.isclose(tried.dog, arm["dog"])
         row = tried[at & tried.arm.isin([base, with_nag])].sort_values("w_nag")
-        ax.plot(row.w_nag, row.fd_inf, "s-", color=COLORS[base], ms=3.5)
+        ax.plot(row.w_nag, row.fd_inf, "s-", color=COLORS[with_nag], ms=3.5)
         if NAMES[base] in largest:
             study_figures.ring(ax, row.w_nag.iloc[-1:], row.fd_inf.iloc[-1:])
 
@@ -258,12 +276,12 @@ def figure(numbers: Mapping, published: pd.DataFrame | None = None) -> Figure:
         _tuning(ax, numbers)
         ax.margins(y=0.12)
         ax.set(title="The choice of w", xlabel="w at the chosen scale", ylabel="corrected distance")
-    colors = [style.line(label=NAMES[base], color=COLORS[base]) for base in PAIRS]
-    marks = [
-        style.line(color=style.INK, marker="o", ls="none", label="without NAG"),
-        style.line(color=style.INK, marker="s", ls="none", label="with NAG"),
-        style.line(**PAPER, label="the paper" if at_scale(numbers) else "the paper's mean"),
+    arms = [
+        style.line(label=ARM_NAMES[arm], color=COLORS[arm], marker=marker, ls="none")
+        for pair in PAIRS.items()
+        for arm, marker in zip(pair, "os", strict=True)
     ]
+    marks = [style.line(**PAPER, label="the paper" if at_scale(numbers) else "the paper's mean")]
     if tuned and at_end(numbers):
         marks.append(study_figures.ring_handle())
     of_runs = f" (dots: each of {len(numbers['finetune_seeds'])})" * (
@@ -278,4 +296,4 @@ def figure(numbers: Mapping, published: pd.DataFrame | None = None) -> Figure:
         * tuned
         + ". DoG: Domain Guidance. Open points: inconclusive. Bars: 95 % CI."
     )
-    return style.frame(fig, title(numbers), note, colors, marks)
+    return style.frame(fig, title(numbers), note, arms, marks)

@@ -19,7 +19,12 @@ LOOKS = {
     "NAG before fine-tuning": style.ARMS["nag"]
     | {"label": "NAG before", "marker": "s", "linestyle": ":", "markerfacecolor": "white"},
     "CFG": style.ARMS["cfg"] | {"label": "CFG (drops the class)"},
-    "DoG": {"label": "DoG (network before)", "color": "#009e73", "marker": "D", "linestyle": "-"},
+    "DoG": {
+        "label": "DoG (network before)",
+        "color": style.DOMAIN_GUIDANCE,
+        "marker": "D",
+        "linestyle": "-",
+    },
 }
 LEVEL = 0.2  # where the sentence reads the differences
 MOMENTS = ("before", "after")
@@ -90,14 +95,14 @@ def answers(numbers: Mapping, name: str) -> dict[str, dict]:
 # ---- figures
 
 
-def images(file: Path) -> Figure:
+def images(file: Path, numbers: Mapping) -> Figure:
     """The first images of the stochastic sampler before and after, without and with NAG."""
     rows = {
         f"{moment}, {arm}": f"{moment}, {style.ARMS[arm]['label']}"
         for moment in MOMENTS
         for arm in ("none", "nag")
     }
-    return study_figures.first_images(file, rows, "Before and after fine-tuning, the same seeds")
+    return study_figures.first_images(file, rows, title(numbers))
 
 
 def title(numbers: Mapping) -> str:
@@ -175,7 +180,8 @@ def figure(numbers: Mapping) -> Figure:
         f"{len(numbers['finetune_seeds'])} fine-tuning runs of "
         f"{numbers['training']['images_seen']:,} images seen; differences and errors of the first. "
         f"Shift: {trajectories} trajectories, against forward states of held-out images of the "
-        "network's own classes; orange: no guidance, blue: NAG. Bars: 95 % CI over images."
+        "network's own classes. Bars: 95 % CI over images."
     )
     legend = [style.line(**look) for name, look in LOOKS.items() if name in found]
-    return style.frame(fig, title(numbers), note, legend)
+    arms = [style.line(**style.arm_style(arm) | {"linestyle": "-"}) for arm in ("none", "nag")]
+    return style.frame(fig, title(numbers), note, legend, arms)

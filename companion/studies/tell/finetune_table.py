@@ -26,7 +26,11 @@ ARMS = {
     "dog+nag": "DoG+NAG",
 }
 PAIRS = {"none": "nag", "cfg": "cfg+nag", "dog": "dog+nag"}  # baseline: with NAG
-LOOKS = {"none": ("no guidance", "#d55e00"), "cfg": ("CFG", "#e69f00"), "dog": ("DoG", "#009e73")}
+LOOKS = {
+    "none": ("no guidance", style.ARMS["nag"]["color"]),
+    "cfg": ("CFG", style.ARMS["cfg+nag"]["color"]),
+    "dog": ("DoG", style.WITH_NAG),
+}
 OUTCOMES = ("better", "inconclusive", "worse")
 ENDS = ("value", "low", "high")
 

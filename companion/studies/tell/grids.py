@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from companion.plots import study_figures, style
-from companion.studies.tell.looks import OF_FAMILY
 from companion.studies.tell.words import listed, mini, sampler_name
 from nag.interpolant import PATH_OF
 from nag.samplers.registry import resolve
@@ -194,6 +193,17 @@ def answers(numbers: Mapping) -> dict[str, dict]:
     }
 
 
+def in_a_sentence(numbers: Mapping) -> str:
+    """What the study showed in one sentence with its numbers."""
+    gaps = "; ".join(
+        f"{mini(f)} {show(x['few'])} to {show(x['many'])}"
+        for f in families(numbers)
+        for x in [numbers["images_apart"][f]]
+    )
+    steps = f"{numbers['steps']} to {numbers['long']['steps']} steps"
+    return f"{title(numbers)} ({steps}: {gaps}). The paper leaves this open."
+
+
 # ---- figures
 
 
@@ -205,8 +215,7 @@ def images(file: Path, numbers: Mapping) -> Figure:
         for arm in ("none", "nag")
         for grid in grids(numbers, family)
     }
-    title = f"The same seeds on every grid, {numbers['steps']} steps"
-    return study_figures.first_images(file, rows, title)
+    return study_figures.first_images(file, rows, title(numbers), f"{numbers['steps']} steps.")
 
 
 def title(numbers: Mapping) -> str:
@@ -221,7 +230,7 @@ def _gap(ax: Axes, numbers: Mapping) -> None:
     """How far the images of a seed lie apart on two grids, in few and in many steps."""
     steps = [numbers["steps"], numbers["long"]["steps"]]
     for family in families(numbers):
-        found, at = numbers["images_apart"][family], OF_FAMILY[family]
+        found, at = numbers["images_apart"][family], style.OF_FAMILY[family]
         study_figures.error_bars(ax, steps, [found["few"], found["many"]], **at)
         ax.annotate(
             mini(family),
@@ -232,7 +241,12 @@ def _gap(ax: Axes, numbers: Mapping) -> None:
             fontsize=9,
             color=at["color"],
         )
-    ax.set(xscale="log", xlabel="steps", ylabel="gap (1: two of a class)", ylim=(0, None))
+    ax.set(
+        xscale="log",
+        xlabel="steps (log)",
+        ylabel="gap between images\n(1: two of a class)",
+        ylim=(0, None),
+    )
     ax.minorticks_off()
     ax.set_xticks(steps, [f"{n}" for n in steps])
     ax.set_xlim(0.8 * steps[0], 2 * steps[1])
@@ -281,7 +295,7 @@ def _of_grid(numbers: Mapping) -> dict[str, dict]:
     other = other_grid(numbers)
     return {
         "sde": {"color": style.INK, "marker": "o", "label": "own grid"},
-        other: {"color": "#cc79a7", "marker": "s", "label": f"{NAMES[other]} grid"},
+        other: {"color": style.SERIES[1], "marker": "s", "label": f"{NAMES[other]} grid"},
     }
 
 

@@ -151,6 +151,16 @@ def _how(numbers: Mapping) -> str:
     )
 
 
+def in_a_sentence(numbers: Mapping) -> str:
+    """What the study showed in one sentence with its numbers, and whether the paper agrees."""
+    published = fid_ratios()[MODELS[numbers["family"]]]["nag"]
+    gain, shift = numbers["ratios"]["nag over none"], numbers["shift"]["none"]["shift_late"]
+    return (
+        f"{title(numbers)} ({outcome(gain)}), and the unguided late shift {show(shift, '+.4f')}. "
+        f"The paper: {published:.2f}, and above zero."
+    )
+
+
 # ---- the figure
 
 
@@ -175,7 +185,7 @@ def figure(numbers: Mapping) -> Figure:
     counts = sorted(set(numbers["n"].values()))
     note = (
         f"{TITLES[numbers['family']]}, {' and '.join(map(str, counts))} images per arm, "
-        f"{numbers['trajectories']} trajectories. Bars and bands: 95 % CI over images; open: "
+        f"{numbers['trajectories']} trajectories. Bars and thin lines: 95 % CI over images; open: "
         "inconclusive. Pixels: the second feature space."
     )
     return frame(fig, title(numbers), note, handles)
@@ -211,9 +221,8 @@ def _shift(ax: Axes, numbers: Mapping, start: float) -> None:
         curve = {end: 1000 * np.array(v)[on] for end, v in numbers["curves"][arm].items()}
         look = arm_style(arm)
         ax.plot(times[on], curve["value"], color=look["color"], ls=look["linestyle"], lw=1.3)
-        ax.fill_between(
-            times[on], curve["low"], curve["high"], color=look["color"], alpha=0.2, lw=0
-        )
+        for end in ("low", "high"):  # filled bands of four arms would mix to a colour of none
+            ax.plot(times[on], curve[end], color=look["color"], lw=0.5, alpha=0.7)
     ax.axhline(0, color=INK, lw=1, zorder=1)
     ax.invert_xaxis()
     ax.set(xlabel="noise level t (sampling →)", ylabel="shift δ(t) × 1000")

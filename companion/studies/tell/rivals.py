@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from companion.plots.study_figures import RING, line_at, ring
-from companion.plots.style import ARMS, WIDTH, frame, line, style
+from companion.plots.style import ARMS, INK, WIDTH, frame, line, style
 from companion.studies.tell.words import listed, sampler_name
 from nag.support.uncertainty import outcome, show
 
@@ -34,7 +34,7 @@ LABELS = {  # of nag.rivals.methods.METHODS, without the code that they come wit
     "tsr": "Temporal Score Rescaling",
 }
 OUTCOMES = ("better", "worse", "inconclusive")
-ALONE = ARMS["none"] | {"label": "method alone", "linestyle": "-"}
+ALONE = {"label": "method alone", "color": INK, "marker": "o", "linestyle": "-"}
 WITH = ARMS["nag"] | {"label": "NAG, or method with NAG", "linestyle": "-"}
 
 
@@ -137,7 +137,7 @@ def figure(numbers: Mapping) -> Figure:
     ]
     if _rings(left, order, numbers):
         handles.append(line(linestyle="none", label="at an end of its list", **RING))
-    best, trainings = rivals(numbers)[0], len(numbers["networks"])
+    trainings = len(numbers["networks"])
     first, last = numbers["seeds"]
     tuning = numbers["tuning_seeds"][1] - numbers["tuning_seeds"][0] + 1
     note = (
@@ -146,12 +146,17 @@ def figure(numbers: Mapping) -> Figure:
         "paired by seed, 95 % CI over images and trainings; open: it contains 1. Each method tuned "
         f"on {tuning} images per setting of other seeds."
     )
+    return frame(fig, title(numbers), note, handles)
+
+
+def title(numbers: Mapping) -> str:
+    """The finding of the figure: NAG's ratio beside that of the best rival."""
+    best = rivals(numbers)[0]
     own, other = (numbers["unguided"][method]["value"] for method in ("nag", best))
-    title = (
+    return (
         f"{sampler_name(numbers['sampler'])}, {numbers['nfe']} evaluations: NAG {own:.2f} of the "
         f"unguided distance, {LABELS[best]} {other:.2f}"
     )
-    return frame(fig, title, note, handles)
 
 
 def shown(numbers: Mapping) -> dict[str, str]:
@@ -161,6 +166,18 @@ def shown(numbers: Mapping) -> dict[str, str]:
     ratios = numbers["unguided"]
     better = [min((m, f"{m}+nag"), key=lambda arm: ratios[arm]["value"]) for m in rivals(numbers)]
     return {arm: name(arm) for arm in ["none", "nag", *better]}
+
+
+def in_a_sentence(numbers: Mapping) -> str:
+    """What the study showed in one sentence with its numbers, and whether the paper agrees."""
+    ratios = numbers["unguided"]
+    beside = (
+        f", and finds them close: here {show(ratios['nag'])} and {show(ratios['cfg'])} of the "
+        "unguided distance"
+        if "cfg" in ratios
+        else ""
+    )
+    return f"{title(numbers)}. The paper compares NAG with CFG only{beside}."
 
 
 # ---- sentences

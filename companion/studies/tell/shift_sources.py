@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, SymmetricalLogLocator
 
 from companion.plots import study_figures, style
-from companion.studies.tell.looks import OF_FAMILY
 from companion.studies.tell.words import listed, mini, sampler_name
 from nag.interpolant import PATH_OF
 from nag.samplers.registry import resolve
@@ -23,16 +22,11 @@ PARTS = {  # of the stochastic sampler's raw reading: in sentences, and in the f
     "deterministic steps": ("discretisation of the ODE", "ODE's discretisation"),
     "stochastic steps": ("finite length of the stochastic steps", "length of SDE's steps"),
 }
-INK_OF = {"ode": "#222222", "sde": "#cc79a7", "heun": "#8c8c8c"}
 LOOKS = {
-    "ode": {"label": "ODE (Euler, DDIM)", "color": INK_OF["ode"], "marker": "o", "ls": "-"},
-    "sde": {
-        "label": "SDE (Euler–Maruyama, DDPM)",
-        "color": INK_OF["sde"],
-        "marker": "s",
-        "ls": "--",
-    },
-    "heun": {"label": "ODE (Heun)", "color": INK_OF["heun"], "marker": "^", "ls": ":"},
+    "ode": style.OF_SAMPLER["ode"] | {"label": "ODE (Euler, DDIM)"},
+    "sde": style.OF_SAMPLER["sde"] | {"label": "SDE (Euler–Maruyama, DDPM)"},
+    "heun": style.OF_SAMPLER["ode"]
+    | {"label": "ODE (Heun)", "marker": "^", "linestyle": ":", "mfc": "white"},
 }
 OF_ERROR = {"smooth bias": "D", "independent error": "v"}
 
@@ -174,10 +168,31 @@ def answers(numbers: Mapping) -> dict[str, dict]:
     }
 
 
+def in_a_sentence(numbers: Mapping) -> str:
+    """What the study showed in one sentence with its numbers, and whether the paper agrees."""
+    parts = {family: numbers["networks"][family]["parts"] for family in families(numbers)}
+    found = "; ".join(
+        f"{mini(family)}: length of the steps {shown(of['stochastic steps'])}, network "
+        f"{shown(of['network'])}"
+        for family, of in parts.items()
+    )
+    causes = {"the steps": "stochastic steps", "the network": "network"}
+    here = [
+        cause
+        for cause, part in causes.items()
+        if all(sign(of[part]) == "above" for of in parts.values())
+    ]
+    agrees = {0: "neither is shown", 1: f"only {here and here[0]} is shown", 2: "both are shown"}
+    return (
+        f"Parts of the late shift of a stochastic sampler, {found}. The paper names steps and "
+        f"network as its causes: {agrees[len(here)]} here."
+    )
+
+
 # ---- figures
 
 
-def images(file: Path) -> Figure:
+def images(file: Path, numbers: Mapping) -> Figure:
     """The first images of every network by the stochastic sampler, from few steps to many."""
     with np.load(file) as arrays:
         arms = [name.split() for name in arrays.files]
@@ -186,8 +201,7 @@ def images(file: Path) -> Figure:
         for family, kind, steps in sorted(arms, key=lambda arm: (arm[0], int(arm[2])))
         if kind == "sde"
     }
-    title = "Stochastic samplers, the same seeds in more and more steps"
-    return study_figures.first_images(file, rows, title)
+    return study_figures.first_images(file, rows, title(numbers))
 
 
 def title(numbers: Mapping) -> str:
@@ -207,7 +221,7 @@ def _refined(ax: Axes, curves: Mapping[str, Mapping], linear: float, **look) -> 
         by_steps = curve(found)
         end, style_of = 2.5 * max(by_steps), LOOKS[kind] | look
         study_figures.error_bars(ax, [*by_steps], [*by_steps.values()], **style_of)
-        open_point = style_of | {"mfc": "white", "ls": "none"}
+        open_point = style_of | {"mfc": "white", "linestyle": "none"}
         study_figures.error_bars(ax, [end], [found["limit"]], **open_point)
     study_figures.line_at(ax, 0)
     ax.set_xscale("log")
@@ -242,14 +256,13 @@ def _parts(ax: Axes, numbers: Mapping) -> None:
     for k, family in enumerate(each):
         for y, part in enumerate(PARTS):
             x = numbers["networks"][family]["parts"][part]
-            place, look = y + 0.3 * (k - (len(each) - 1) / 2), OF_FAMILY[family]
+            place, look = y + 0.3 * (k - (len(each) - 1) / 2), style.OF_FAMILY[family]
             ax.plot([x["low"], x["high"]], [place] * 2, color=look["color"])
-            ax.plot(x["value"], place, **look, label=mini(family) if not y else None)
+            ax.plot(x["value"], place, **look)
     study_figures.line_at(ax, 0, vertical=True)
     ax.set_yticks(range(len(PARTS)), [name for _, name in PARTS.values()], fontsize=8.5)
     ax.set_ylim(len(PARTS) - 0.5, -0.5)
     ax.xaxis.set_major_locator(MaxNLocator(4))
-    ax.legend(fontsize=8.5, handlelength=1, loc="upper right")
 
 
 @style.style()
@@ -270,15 +283,10 @@ def figure(numbers: Mapping) -> Figure:
     for family, lw in zip(each, (1.8, 0.8), strict=False):
         curves = {kind: numbers["one_step"][f"{family}-{kind}"] for kind in ("ode", "sde")}
         _refined(one_step, curves, 0.1, lw=lw, ms=3 * lw)
-        second = [*curve(curves["sde"]).items()][1]
-        one_step.annotate(
-            mini(family),
-            (second[0], second[1]["value"]),
-            (8, 3),
-            textcoords="offset points",
-            fontsize=8.5,
-        )
-    one_step.set(title="A single step from a forward state", ylabel="shift per unit of time")
+    widths = " and ".join(
+        f"{mini(f)} {look}" for f, look in zip(each, ("thick", "thin"), strict=False)
+    )
+    one_step.set(title=f"A single step: {widths}", ylabel="shift per unit of time")
     _parts(parts, numbers)
     parts.set(title=f"Parts of the SDE's reading, {numbers['table_steps']} steps", xlabel=late)
     times = listed(f"{t:g}" for t in sorted(numbers["late_times"]["toy"]))
@@ -287,6 +295,8 @@ def figure(numbers: Mapping) -> Figure:
         f"{numbers['fit_from']} steps on. Networks: {numbers['n']} trajectories on uniform grids, "
         f"control of {numbers['control_images']} test images. Exact field: {numbers['toy_n']} "
         "trajectories, exact posterior. Bars: 95 % CI over images. Vertical axes of shift: linear "
-        "around zero, else logarithmic."
+        "around zero, else logarithmic. Single steps start from forward states."
     )
-    return style.frame(fig, title(numbers), note, [style.line(**look) for look in LOOKS.values()])
+    kinds = [style.line(**look) for look in LOOKS.values()]
+    networks = [style.line(**style.OF_FAMILY[f], label=mini(f), linestyle="none") for f in each]
+    return style.frame(fig, title(numbers), note, kinds, networks)

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from scipy.stats import studentized_range
 
 from companion.plots.study_figures import line_at, log_axis
-from companion.plots.style import WIDTH, frame, line, style
+from companion.plots.style import ARMS, OF_SAMPLER, WIDTH, frame, line, style
 from nag.support.uncertainty import show, sign
 
 Chains = Mapping[str, Sequence[str]]  # "size" and "length": networks, the least first
@@ -20,12 +20,12 @@ TREND = {"below": "falls", "above": "grows", "inconclusive": NONE}
 ALONG = {"size": "parameters", "length": "images_seen"}
 AXES = {"size": "parameters", "length": "training images seen"}
 SHIFTS = {"Euler–Maruyama": "late shift, stochastic", "Euler": "late shift, Euler"}
-SOLVERS = {  # neither the colours of no guidance nor those of NAG
-    "shift_sde": {"label": "Euler–Maruyama", "color": "#009e73", "marker": "s", "linestyle": "--"},
-    "shift_ode": {"label": "Euler", "color": "#7a2b8f", "marker": "o", "linestyle": "-"},
+SOLVERS = {
+    "shift_sde": OF_SAMPLER["sde"] | {"label": "Euler–Maruyama"},
+    "shift_ode": OF_SAMPLER["ode"] | {"label": "Euler"},
 }
 BESIDE = 1.13  # how far to the right, as a factor, another training seed of a network is drawn
-NAG_BLUES = ("#0072b2", "#56b4e9", "#0b3c5d", "#8da9c4")
+DASHES = ("-", ":", "-.", "--")  # of NAG's weights
 
 
 def weights(numbers: Mapping) -> list[str]:
@@ -113,8 +113,8 @@ def _shift_scale(ax: Axes, numbers: Mapping, chain: Sequence[str]) -> None:
 def figure(numbers: Mapping, chains: Chains) -> Figure:
     """Late shift and NAG's gain against size and against length of training."""
     looks = {
-        w: {"label": f"NAG, w = {w[2:]}", "color": color, "marker": marker, "linestyle": "-."}
-        for w, color, marker in zip(weights(numbers), NAG_BLUES, "D^vP", strict=False)
+        w: ARMS["nag"] | {"label": f"NAG, w = {w[2:]}", "marker": marker, "linestyle": dash}
+        for w, marker, dash in zip(weights(numbers), "s^vP", DASHES, strict=False)
     }
     fig, axes = plt.subplots(2, 2, figsize=(WIDTH, 6.3), squeeze=False)
     for column, (axis, chain) in enumerate(chains.items()):
@@ -186,6 +186,19 @@ def shown(numbers: Mapping, chains: Chains) -> dict[str, str]:
         size = f"{network['parameters'] / 1e6:.2g} M"
         found |= {f"{name}-w=0": f"{size}, unguided", f"{name}-{best}": f"{size}, NAG {best}"}
     return found
+
+
+def in_a_sentence(numbers: Mapping) -> str:
+    """What the study showed in one sentence with its numbers."""
+    ends = (
+        f"{signed['first']:.4f} to {signed['last']:.4f} along {AXES[axis]}"
+        for axis, found in numbers["trends"].items()
+        for signed in [found[SHIFTS["Euler"]]["signed"]]
+    )
+    return (
+        f"{title(numbers)} (Euler's late shift {'; '.join(ends)}). The paper has one size per "
+        "family and looks at neither."
+    )
 
 
 # ---- sentences

@@ -10,19 +10,22 @@ from matplotlib.figure import Figure
 
 from companion.plots import study_figures, style
 from companion.studies.tell.grids import CAVEAT, NAMES, grouped, solvers_of, split
-from companion.studies.tell.looks import OF_FAMILY
 from companion.studies.tell.words import listed, mini
 from nag.interpolant import PATH_OF
 from nag.support.uncertainty import Interval, outcome, show, sign
 
 SIZES = {
-    "score": {"label": "score s(x|t)", "color": "#8c8c8c", "marker": "x"},
-    "difference": {"label": "NAG's s(x|t) − s(x)", "color": "#0072b2", "marker": "s"},
-    "gradient": {"label": "classifier's ∇ log p(t|x)", "color": "#8a5a00", "marker": "^"},
+    "score": {"label": "score s(x|t)", "color": style.ARMS["forward"]["color"], "marker": "x"},
+    "difference": {
+        "label": "NAG's s(x|t) − s(x)",
+        "color": style.ARMS["nag"]["color"],
+        "marker": "s",
+    },
+    "gradient": {"label": "classifier's ∇ log p(t|x)", "color": style.CLASSIFIER, "marker": "^"},
 }
 IN_IMAGE = {
-    "image_nag": {"label": "NAG", "color": "#0072b2", "marker": "s"},
-    "image_rounding": {"label": "rounding", "color": "#3d0f4a", "marker": "D"},
+    "image_nag": {"label": "NAG", "color": style.ARMS["nag"]["color"], "marker": "s"},
+    "image_rounding": {"label": "rounding", "color": style.SERIES[1], "marker": "D"},
 }
 LINES = {"sit": "-", "dit": (0, (4, 1.5))}
 COLUMNS = (
@@ -165,10 +168,18 @@ def answers(numbers: Mapping) -> dict[str, dict]:
     }
 
 
+def in_a_sentence(numbers: Mapping) -> str:
+    """What the study showed in one sentence with its numbers."""
+    each = "; ".join(image_part(numbers, family) for family in families(numbers))
+    return (
+        f"What the image gets of NAG as the noise goes to zero: {each}. The paper leaves this open."
+    )
+
+
 # ---- figures
 
 
-def images(file: Path) -> Figure:
+def images(file: Path, numbers: Mapping) -> Figure:
     """The first images of every network with NAG everywhere and switched off near the data."""
     with np.load(file) as arrays:
         keys = [name.split("-", 2) for name in arrays.files]
@@ -176,7 +187,7 @@ def images(file: Path) -> Figure:
         "-".join((family, grid, arm)): f"{mini(family)},\n{arm.replace('nag', 'NAG')}"
         for family, grid, arm in keys
     }
-    return study_figures.first_images(file, rows, "The same seeds with NAG everywhere and off")
+    return study_figures.first_images(file, rows, title(numbers))
 
 
 def title(numbers: Mapping) -> str:
@@ -208,10 +219,10 @@ def _off(ax: Axes, numbers: Mapping) -> None:
         for (family, _, arm), x in split(numbers["off_below"]).items()
     }
     for y, (family, x) in enumerate(ratios.values()):
-        color = OF_FAMILY[family]["color"]
+        color = style.OF_FAMILY[family]["color"]
         face = "white" if outcome(x) == "inconclusive" else color
         ax.plot([x["low"], x["high"]], [y, y], color=color)
-        ax.plot(x["value"], y, marker=OF_FAMILY[family]["marker"], color=color, mfc=face)
+        ax.plot(x["value"], y, marker=style.OF_FAMILY[family]["marker"], color=color, mfc=face)
     study_figures.line_at(ax, 1, vertical=True)
     ax.set_yticks(range(len(ratios)), list(ratios))
     ax.set_ylim(len(ratios) - 0.5, -0.5)
@@ -232,7 +243,7 @@ def figure(numbers: Mapping) -> Figure:
     study_figures.log_axis(score)
     score.set(title="In units of the score", ylabel="RMS per pixel")
     for family in families(numbers):
-        small, look = numbers["small_sigma"][family], OF_FAMILY[family]
+        small, look = numbers["small_sigma"][family], style.OF_FAMILY[family]
         on = trusted(small, "cosine")
         found = [at(small["cosine"], k) for k in np.flatnonzero(on).tolist()]
         x = np.array(small["ratio"])[on]
@@ -260,5 +271,5 @@ def figure(numbers: Mapping) -> Figure:
         "95 % CI over images."
     )
     sizes = [style.line(**look) for look in (*SIZES.values(), *list(in_image.values())[1:])]
-    lines = [style.line(label=mini(f), ls=LINES[f], **OF_FAMILY[f]) for f in each]
+    lines = [style.line(label=mini(f), ls=LINES[f], **style.OF_FAMILY[f]) for f in each]
     return style.frame(fig, title(numbers), note, sizes, lines)

@@ -241,14 +241,22 @@ def samples(file: Path, numbers: Mapping, family: str, name: str) -> Figure:
     for arm, label in (("none", "no guidance"), ("nag", "NAG")):
         _, solver, evaluations = cell(best[arm])
         rows[f"{best[arm]}-{arm}"] = f"{label}, {sampler_name(solver)},\n{evaluations} evaluations"
-    title = f"{name}: the same seeds, the best deterministic arm without NAG and with it"
-    return drawing.first_images(file, rows, title, "A column is a seed.")
+    title = f"{name}: the best arm with NAG has {show(best)} of the best unguided one's distance"
+    return drawing.first_images(file, rows, title, "The best deterministic arms.")
+
+
+def title(numbers: Mapping) -> str:
+    """The finding of the figure: where NAG is better at equal evaluations."""
+    equal = [outcome(v) for v in numbers["equal_evaluations"].values()]
+    return (
+        f"At equal evaluations NAG is better in {equal.count('better')} of {len(equal)} pairs of "
+        "solver and cost"
+    )
 
 
 def figure(numbers: Mapping, table: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     """For every solver: ratio and distances over evaluations, and shifts over steps."""
     plan = solvers_of(table)
-    equal = [outcome(v) for v in numbers["equal_evaluations"].values()]
     with style.style():
         fig, axes = plt.subplots(
             3,
@@ -272,8 +280,7 @@ def figure(numbers: Mapping, table: pd.DataFrame, names: Mapping[str, str]) -> F
         handles = [style.line(**style.arm_style(arm)) for arm in ("none", "nag")]
         return style.frame(
             fig,
-            f"At equal evaluations NAG is better in {equal.count('better')} of {len(equal)} pairs "
-            "of solver and cost",
+            title(numbers),
             "Numbers under the axes: evaluations per image (equal evaluations: NAG takes half the "
             "steps) and steps (equal steps: NAG costs twice as much). w is chosen for each solver "
             f"and cost on other seeds. Bars: 95 % CI over {numbers['n']} images of one network "

@@ -194,8 +194,19 @@ def samples(file: Path, numbers: Mapping) -> Figure:
     return drawing.first_images(
         file,
         {label(p): row for p, row in rows.items()},
-        f"{mini(numbers['family'])}: the same seeds without guidance and at the best weights",
-        f"{samplers(numbers)[0]}, {numbers['steps']} steps; a column is a seed.",
+        _finding(numbers),
+        f"{samplers(numbers)[0]}, {numbers['steps']} steps.",
+    )
+
+
+def in_a_sentence(numbers: Mapping) -> str:
+    """What the study showed in one sentence with its numbers, and whether the paper agrees."""
+    alone = numbers["least"]["NAG"]
+    pair = numbers["pair_over_cfg_alone"][f"cfg{numbers['chosen']['cfg']:g}"]
+    return (
+        f"{_finding(numbers)}. The paper finds that NAG lowers FID alone and together with CFG: "
+        f"here NAG alone has {show(alone)} of the unguided distance ({outcome(alone)}), the tuned "
+        f"pair {show(pair)} of that of CFG ({outcome(pair)})."
     )
 
 

@@ -187,8 +187,8 @@ def samples(file: Path, numbers: Mapping, name: str) -> Figure:
             EVERYWHERE: "NAG everywhere",
             best: phrase(best).replace(" towards", "\ntowards"),
         },
-        f"{name}: the same seeds at about {2 * numbers['steps']} evaluations",
-        f"{sampler_name(numbers['sampler'])}; a column is a seed.",
+        title(numbers, name),
+        f"{sampler_name(numbers['sampler'])}, about {2 * numbers['steps']} evaluations.",
     )
 
 
@@ -200,6 +200,12 @@ def schedules(numbers: Mapping) -> dict[str, Callable[[float], float]]:
     found = numbers["calibrated"]
     arms[BY_ESTIMATOR] = ScheduledArm(tuple(found["times"]), tuple(found["weights"]))
     return {NONE: lambda t: 0.0} | {arm: made.terms()[0].at for arm, made in arms.items()}
+
+
+def title(numbers: Mapping, name: str) -> str:
+    """The finding of the figures: what the best arm has of the distance of NAG everywhere."""
+    best, ratio = numbers["best"]["arm"], numbers["best"]["over everywhere"]
+    return f"{name}: {phrase(best)}, {ratio['value']:.2f} of NAG everywhere ({_best_is(numbers)})"
 
 
 def figure(numbers: Mapping, table: pd.DataFrame, name: str) -> Figure:
@@ -226,11 +232,10 @@ def figure(numbers: Mapping, table: pd.DataFrame, name: str) -> Figure:
         left.set_yticks(range(len(arm_of)), [labels[row] for row in arm_of])
         left.set(xlabel="Fréchet ratio to NAG everywhere (left: better)")
         _weights(right, numbers, arm_of, colors)
-        best, ratio = numbers["best"]["arm"], numbers["best"]["over everywhere"]
         legends = [[drawing.ring_handle()]] if numbers["w_at_end_of_list"] else []
         return style.frame(
             fig,
-            f"{name}: {phrase(best)}, {ratio['value']:.2f} of NAG everywhere ({_best_is(numbers)})",
+            title(numbers, name),
             f"{sampler_name(numbers['sampler'])}, about {2 * numbers['steps']} evaluations per "
             f"image for every arm, N = {numbers['n']}; w chosen on {numbers['tuning']['n']} images "
             "of other seeds. Bars: 95 % CI over images of one network; open: inconclusive. The "

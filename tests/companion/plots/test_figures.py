@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 
-from companion.plots import figures
+from companion.plots import figures, style
 from companion.plots.style import ARMS
 
 GUIDED = ("none", "nag", "cfg", "cfg+nag")
@@ -277,3 +277,11 @@ def test_nothing_is_clipped_and_every_axis_is_named(draw):
     for box in boxes:
         assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
     assert all(ax.get_xlabel() for ax in fig.axes)
+
+
+def test_a_colour_has_one_meaning():
+    named = {arm["color"] for arm in ARMS.values()} | {style.DOMAIN_GUIDANCE, style.WITH_NAG}
+    named |= {look["color"] for look in style.OF_FAMILY.values()} | {style.CLASSIFIER}
+    assert len(named) == len(ARMS) + len(style.OF_FAMILY) + 3
+    others = {style.OF_SAMPLER["sde"]["color"], *style.SERIES}
+    assert len(others) == 1 + len(style.SERIES) and not named & others

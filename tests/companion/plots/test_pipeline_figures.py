@@ -36,12 +36,12 @@ def test_titles_state_the_numbers_of_the_files(family):
     fig = pipeline_figures.shift(RESULTS, family, True)
     assert f"with NAG {1000 * late:.1f} [" in title(fig) and nothing_is_clipped(fig)
     ratio = read_json(RESULTS / f"metrics/ratios-{family}.json")["nag over none"]["value"]
-    assert f"to {ratio:.2f} [" in title(pipeline_figures.quality(RESULTS, family))
+    assert f"is {ratio:.2f} [" in title(pipeline_figures.quality(RESULTS, family))
     w = read_json(RESULTS / f"metrics/tune-{family}.json")["chosen"]["nag"]["w_nag"]
     fig = pipeline_figures.tuning(RESULTS, family)
     assert f"w = {w:g}," in title(fig) and nothing_is_clipped(fig)
     path = {"sit": "linear", "dit": "ddpm"}[family]
-    assert nothing_is_clipped(pipeline_figures.calibration(RESULTS, family, path))
+    assert nothing_is_clipped(pipeline_figures.calibration(RESULTS, path))
 
 
 def test_a_figure_without_its_files_is_not_drawn(tmp_path, capsys):
@@ -72,17 +72,16 @@ def test_real_images_are_of_the_same_classes():
 
 
 def test_settings_of_arms_are_in_words():
-    off = {"w_nag": 0.0, "cfg": 1.0}
     chosen = {
-        "none": off,
-        "nag": off | {"w_nag": 3.0},
-        "cfg": off | {"cfg": 1.1},
+        "none": {"w_nag": 0.0, "cfg": 1.0},
+        "nag": {"w_nag": 3.0, "cfg": 1.0},
+        "cfg": {"w_nag": 0.0, "cfg": 1.1},
         "cfg-nag": {"w_nag": 0.5, "cfg": 1.1},
     }
     assert notebooks.arm_settings(chosen) == {
         "nag": "w = 3",
-        "cfg": "CFG 1.1",
-        "cfg+nag": "w = 0.5, CFG 1.1",
+        "cfg": "scale 1.1",
+        "cfg+nag": "w = 0.5, scale 1.1",
     }
 
 
@@ -112,6 +111,7 @@ def test_pictures_of_overhead_rules_and_toy_are_whole():
         toy_figures.causes(toy["grid"], toy["causes"]),
         toy_figures.guidance(toy["sweep"]),
         toy_figures.dropout(toy["gap"]),
+        toy_figures.two_axes(),
     ]
     assert all(nothing_is_clipped(fig) for fig in figs)
     cloud = figs[0].axes[3]

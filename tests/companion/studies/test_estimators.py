@@ -134,5 +134,5 @@ def test_words_follow_the_signs(committed):
 def test_figure_writes_what_lies_beyond_its_edge(committed):
     figure = tell.figure(committed, "sit")
     texts = [text.get_text() for ax in figure.axes for text in ax.texts]
-    assert texts == ["0.05 to 0.20"]
+    assert texts == ["0.037", "0.05 to 0.20"]
     plt.close(figure)

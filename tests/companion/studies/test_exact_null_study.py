@@ -166,6 +166,7 @@ def test_the_answer_follows_the_interval(value, words):
     assert "cosine of -0.38 with the exact one by dropout's null" in said["sentence"]
     assert "estimator's gradient (Euler)" in said["sentence"]  # at an end of its list
     assert tell.title(numbers) == f"SiT-mini: the exact null is {words}"
+    assert tell.in_a_sentence(numbers).startswith(tell.title(numbers))
 
 
 def test_two_samplers_that_disagree_are_both_named():

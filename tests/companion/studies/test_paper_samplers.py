@@ -149,6 +149,7 @@ def told(numbers, folder):
     assert len(tell.table_of_ratios(numbers).columns) == 2 + len(numbers["ends"])
     save(tell.figure(numbers), "figure", folder)
     answer = tell.answers(numbers, "figures/x.png")["Q2"]
+    assert "The paper: 0.2" in tell.in_a_sentence(numbers)
     for arm in tell.ARMS:
         assert tell.show(numbers["ratios"][f"{arm} over none"]) in answer["brief"]
     assert ("SiT's last step leaves noise" in answer["sentence"]) == bool(numbers["ends"])
