@@ -55,7 +55,7 @@ def forward_states(
     image for all times; raises ValueError for images that are not floats.
     """
     images = torch.as_tensor(images)
-    if images.ndim != 4:
+    if images.ndim not in (2, 4):  # (M, D) are vectors, as of the toy
         raise ValueError(f"images have shape {tuple(images.shape)}: give (M, C, H, W)")
     if not images.is_floating_point():
         raise ValueError(
