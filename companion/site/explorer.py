@@ -41,13 +41,21 @@ def settings(family: str) -> list[Arm]:
 
 
 def shown(
-    family: str, sampler: str, arms: Sequence[Arm], steps: int, images: int = 40, control: int = 400
+    family: str,
+    sampler: str,
+    arms: Sequence[Arm],
+    steps: int,
+    images: int = 40,
+    control: int = 400,
+    compile: bool = True,
 ) -> dict[str, Any]:
     """Images (arms, images, 28, 28) uint8, levels (arms, images, K) and of forward states of real
     images (control, K), and the shift of each arm, of a committed network."""
     path, weights = PATH_OF[family], WEIGHTS / f"{family}.safetensors"
     net, reader = checkpoint.load(weights), study.load_reader(path)
-    config = SampleConfig(sampler=sampler, steps=steps, n_images=images, trajectories=images)
+    config = SampleConfig(
+        sampler=sampler, steps=steps, n_images=images, trajectories=images, compile=compile
+    )
     real = fashion_mnist.to_float(fashion_mnist.load_fashion_mnist("test")[0][:control])
     pictures, levels, kept = [], [], []
     for arm in arms:

@@ -72,7 +72,7 @@ def teaser(found: dict[str, Any]) -> Figure:
     late = read_json(METRICS / "shift-sit.json")
     none, nag = late["sde-none"]["shift_late"], late["sde-nag"]
     title = (
-        f"States look {SAID[sign(none)]}; NAG takes this noise shift to {show(nag['late_ratio'])}"
+        f"States look {SAID[sign(none)]}; with NAG by {show(nag['late_ratio'])} of that"
     )
     note = (
         f"{TITLES['sit']}, {solver_name(curves['solver'])}, {curves['steps']} steps. "
