@@ -177,12 +177,16 @@ def test_a_terminal_without_a_character_shows_a_question_mark(monkeypatch, encod
 
 
 def test_a_command_in_an_ascii_terminal(monkeypatch):
-    """What preflight finds missing has characters that such a terminal does not have."""
+    """What preflight tells of what is missing may have characters that it does not have."""
+
+    def missing():
+        raise FileNotFoundError("no \u2265 2 \u00d7 256 images")
+
     shown = {name: io.BytesIO() for name in ("stdout", "stderr")}
     for name, raw in shown.items():
         monkeypatch.setattr(sys, name, io.TextIOWrapper(raw, encoding="ascii"))
-    monkeypatch.setenv("NAG_PROCESSES", "1")
+    monkeypatch.setattr(preflight, "checks", lambda *_: {"data": missing})
     with pytest.raises(SystemExit, match="Place what is missing"):
         preflight.main([str(ROOT / "imagenet/params.yaml")])
     sys.stdout.flush()
-    assert b"MISSING " in shown["stdout"].getvalue()
+    assert shown["stdout"].getvalue() == b"MISSING  data: no ? 2 ? 256 images\n"

@@ -560,18 +560,19 @@ def test_of_a_folder_the_hash_is_that_of_its_weights(tmp_path, inner):
 
 
 @pytest.mark.slow
-def test_a_network_of_xl_size_needs_little_more_memory_than_its_file(tmp_path):
+def test_a_network_of_xl_width_needs_little_more_memory_than_its_file(tmp_path):
+    """Eight of XL's 28 blocks."""
     if why := bench.lacking(tmp_path):
         pytest.skip(why)
+    config = bench.XL.model_copy(update={"depth": 8})
     path, x, labels = tmp_path / "xl.pt", torch.randn(2, 4, 32, 32), torch.tensor([207, 999])
     try:
-        bench.random_file(path, bench.XL)
+        bench.random_file(path, config)
         size, memory = path.stat().st_size, bench.loading(path, "sit")["memory"]
-        assert size == pytest.approx(4 * 675_129_632, rel=1e-3)
         assert not memory < size and not memory > 1.3 * size  # NaN where the system does not tell
         net = checkpoint.load(path, "sit")
-        assert net.config == bench.XL
-        net.blocks = net.blocks[::7]  # four of 28, for time
+        assert net.config == config
+        net.blocks = net.blocks[::2]
         net.config = net.config.model_copy(update={"depth": len(net.blocks)})
         plain = plain_sit.sample(plain_sit.of(net), x, labels, scale=1.5, steps=1)
         for precision, tolerance in {"fp32": 1e-5, "bf16": 0.03}.items():
@@ -579,7 +580,7 @@ def test_a_network_of_xl_size_needs_little_more_memory_than_its_file(tmp_path):
             ours = last(euler(field, x, uniform(1)))
             assert (ours - plain).norm() < tolerance * (x - plain).norm()
     finally:
-        path.unlink(missing_ok=True)  # 2.7 GB
+        path.unlink(missing_ok=True)  # 0.8 GB
 
 
 @pytest.mark.parametrize("config", ["{", "[]", '{"width": "wide"}', '{"unknown": 1}'])

@@ -21,6 +21,7 @@ def test_arms_of_different_seeds_or_labels_are_refused():
             evaluation.features_of(runs)
 
 
+@pytest.mark.slow
 def test_real_images_are_near_themselves_and_ratios_are_paired():
     reference = evaluation.reference_features(400)
     images, labels = load_fashion_mnist("test")

@@ -179,7 +179,7 @@ def test_the_network_never_sees_more_rows_than_told_and_the_images_stay_the_same
 def test_rows_are_complete(parts, monkeypatch):
     monkeypatch.setattr(overhead, "peak_memory", lambda *_: 7.0)
     found = rows(
-        parts, {"net": 1000, "estimator": 600, "weaker": 62.5, "head": None}, 2, STEPS, 1, "fp32"
+        parts, {"net": 1000, "estimator": 600, "weaker": 62.5, "head": None}, 2, 2, 1, "fp32"
     )
     assert [row["arm"] for row in found] == list(ARMS)
     keys = {

@@ -146,10 +146,14 @@ def test_ratios_need_the_same_seeds():
 
 def test_the_control_is_at_each_arms_own_times():
     """Arms that are forward states themselves have no shift; states with more noise have one above
-    zero.
+    zero. The level is read from the columns at the sides, which are black in nearly all images.
     """
+
+    def reader(x):
+        sides = torch.cat([x[..., :2], x[..., -2:]], -1).flatten(1)
+        return (sides - sides.median(1, keepdim=True).values).abs().median(1).values / 0.6745
+
     real = fashion_mnist.to_float(fashion_mnist.load_fashion_mnist("test")[0][1000:1200])
-    reader = study.load_reader("linear")
     rows = {}
     for name, grid, extra in (
         ("few", [1.0, 0.5, 0.1, 0.0], 0.0),
@@ -164,7 +168,7 @@ def test_the_control_is_at_each_arms_own_times():
         rows[name] = {"levels": study.estimated_times(reader, states), "times": times.numpy()}
     found = study.shifts(rows, "linear", reader, resamples=200)
     for name in ("few", "many"):
-        assert found[name]["late"]["low"] < 0.002 and found[name]["late"]["high"] > -0.002
+        assert abs(found[name]["late"]["value"]) < 0.002
     assert found["noisy"]["late"]["low"] > 0.01
     assert study.control(rows["few"], "linear", reader, 50).shape == (50, 4)
     assert forward_states(real[:2], torch.tensor([0.5])).shape == (2, 1, 1, 28, 28)

@@ -30,7 +30,7 @@ def nothing_is_clipped(fig):
     )
 
 
-@pytest.mark.parametrize("family", ["sit", "dit"])
+@pytest.mark.parametrize("family", ["sit", pytest.param("dit", marks=pytest.mark.slow)])
 def test_titles_state_the_numbers_of_the_files(family):
     late = read_json(RESULTS / f"metrics/shift-{family}.json")["sde-nag"]["shift_late"]["value"]
     fig = pipeline_figures.shift(RESULTS, family, True)
@@ -95,6 +95,7 @@ def test_tables_have_the_numbers_of_the_files():
     assert costs["arithmetic"]["arithmetic / unguided"]["NAG"] == pytest.approx(2, abs=0.01)
 
 
+@pytest.mark.slow
 def test_pictures_of_overhead_rules_and_toy_are_whole():
     found = read_json(RESULTS / "metrics/overhead.json")
     fig = notebooks.overhead(found["rows"], "title", "note")

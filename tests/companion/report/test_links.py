@@ -38,13 +38,19 @@ def test_another_address_is_refused_in_one_sentence(tmp_path):
         links.repository(pyproject(tmp_path, urls))
 
 
-def test_pages_have_the_links_only_if_the_address_is_filled_in(monkeypatch):
-    monkeypatch.setattr(links, "repository", lambda: None)
-    without = pages.render(Reader())
-    monkeypatch.setattr(links, "repository", lambda: "some/one")
-    filled = pages.render(Reader())
-    for page in ("README.md", "docs/reproduce.md"):
-        assert not any(host in without[page] for host in HOSTS)
+@pytest.fixture(scope="module")
+def rendered():
+    """The pages, as they are and with an address filled in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(links, "repository", lambda: "some/one")
+        filled = pages.render(Reader())
+    return {page: (ROOT / page).read_text(encoding="utf-8") for page in filled}, filled
+
+
+def test_pages_have_the_links_only_if_the_address_is_filled_in(rendered):
+    committed, filled = rendered
+    if links.repository() is None:
+        assert not any(host in text for text in committed.values() for host in HOSTS)
     for host in HOSTS:
         assert re.search(
             rf"\(https://{re.escape(host)}/[^) ]*some/one[^) ]*\)", filled["README.md"]
@@ -53,9 +59,8 @@ def test_pages_have_the_links_only_if_the_address_is_filled_in(monkeypatch):
     assert pages.faults(filled) == []
 
 
-def test_links_name_notebooks_that_exist(monkeypatch):
-    monkeypatch.setattr(links, "repository", lambda: "some/one")
-    stems = re.findall(r"notebooks(?:/|%2F)(\w+)\.ipynb\)", pages.render(Reader())["README.md"])
+def test_links_name_notebooks_that_exist(rendered):
+    stems = re.findall(r"notebooks(?:/|%2F)(\w+)\.ipynb\)", rendered[1]["README.md"])
     assert stems and all((ROOT / "notebooks" / f"{stem}.ipynb").is_file() for stem in stems)
 
 

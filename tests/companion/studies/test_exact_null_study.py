@@ -40,6 +40,7 @@ def data(n=64):
 # ---- the toy
 
 
+@pytest.mark.slow
 def test_on_the_toy_dropout_points_the_wrong_way_near_the_data_and_its_own_level_mends_it():
     found = exact_null.on_toy(64, TIMES, 2.0)
     rows = {(r["t"], r["network"], r["null"]): r for r in found["directions"]}

@@ -109,6 +109,7 @@ def measured(sampling, name, pair_images=60):
     return model, rows, numbers | {"tuning": paper.budget(table, choose, 2)}
 
 
+@pytest.mark.slow
 def test_sits_arms_have_both_last_steps_and_the_pair_more_images(sampling, tmp_path):
     model, rows, numbers = measured(sampling, "sit")
     assert numbers["n"] == {"none": 60, "nag": 60, "cfg": 40, "cfg+nag": 40}
@@ -134,6 +135,7 @@ def test_sits_arms_have_both_last_steps_and_the_pair_more_images(sampling, tmp_p
     told(read_json(tmp_path / "numbers.json"), tmp_path)
 
 
+@pytest.mark.slow
 def test_ddpm_has_one_end(sampling, tmp_path):
     _, _, numbers = measured(sampling, "dit", pair_images=10)
     assert numbers["sampler"] == "ddpm" and numbers["ends"] == {}
