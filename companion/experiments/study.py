@@ -38,6 +38,7 @@ from nag.support.paths import WEIGHTS
 from nag.support.uncertainty import Interval, mean_ratio, over_trainings  # noqa: F401, notebooks use them
 
 Row = dict[str, np.ndarray]
+OWN_SEED = 2 * 10**6  # of the noise on an arm's own images; that on real ones begins at 10^6
 OF_EACH = ("seeds", "labels", "features", "second")  # what is kept of every image of an arm
 K = TypeVar("K")  # what names an arm
 
@@ -69,9 +70,11 @@ def _measured(
 ) -> Row:
     """What is kept of an arm: features of all images, levels of some, the first ten images."""
     run = sample(net, terms, config, progress=False, solver=solver, keep=keep)
-    levels = estimated_times(reader, run["states"]) if reader else np.zeros((0, len(run["times"])))
     row = {name: run[name] for name in ("times", "seeds", "labels", "nfe", "seconds")}
-    row["levels"] = levels
+    row |= {"levels": np.zeros((0, len(run["times"]))), "own": np.zeros((0, len(run["times"])))}
+    if reader and len(run["states"]):
+        row["levels"] = estimated_times(reader, run["states"])
+        row["own"] = own_control(run["states"], run["times"], net.config.path, reader)
     images = np.split(run["images"], run["images"].shape[1] // net.config.channels, axis=1)
     for suffix, of in zip(_suffixes(len(images)), images, strict=True):
         features = spaces.features_of(of)
@@ -81,6 +84,13 @@ def _measured(
             f"second{suffix}": features.second.numpy(),
         }
     return row
+
+
+def own_control(states: np.ndarray, times: np.ndarray, path: str, reader: Estimator) -> np.ndarray:
+    """Levels (M, K) that the estimator reads from forward states of an arm's own last states, of
+    states (M, K, C, H, W) at times (K,)."""
+    images = torch.from_numpy(states[:, -1]).float()
+    return estimated_times(reader, forward_states(images, times, path, first_seed=OWN_SEED))
 
 
 def _suffixes(ends: int) -> list[str]:
@@ -126,13 +136,14 @@ def kept_arm(
     killed run goes on from its last batch.
 
     features (N, 192) and in the second space (N, 64), levels (M, K) that `reader` sees in the
-    states of `config.trajectories` images at times (K,), the first ten images, seeds, labels, nfe,
-    seconds; more images and features if `solver` gives several images at its end (`at_end`). The
-    key has all that decides them: `config`, the guidance, `settings`, PyTorch, the code's
-    fingerprint, the contents of the files of `weights`: name every network that is run (guided,
-    negative, head, estimator); the extractor is added. `code` is other functions of ours that
-    decide them, such as `solver`. Call `reference` first, which registers the extractor. Raises
-    ValueError if there is a reader and no file of an estimator among `weights`."""
+    states of `config.trajectories` images at times (K,) and "own" (M, K) in forward states of these
+    images (`own_control`), the first ten images, seeds, labels, nfe, seconds; more images and
+    features if `solver` gives several images at its end (`at_end`). The key has all that decides
+    them: `config`, the guidance, `settings`, PyTorch, the code's fingerprint, the contents of the
+    files of `weights`: name every network that is run (guided, negative, head, estimator); the
+    extractor is added. `code` is other functions of ours that decide them, such as `solver`. Call
+    `reference` first, which registers the extractor. Raises ValueError if there is a reader and no
+    file of an estimator among `weights`."""
     files = sorted({Path(file) for file in weights} | {EXTRACTOR})
     if reader and not any("estimator" in file.name for file in files):
         raise ValueError(f"{name}: the estimator decides the levels, so add its file to weights")
@@ -205,9 +216,12 @@ def tuned(
     }
 
 
-def save_images(path: Path, rows: Mapping[str, Row]) -> None:
-    """Write the first ten images of arms, {name: uint8 (10, C, H, W)}, for a study's figures."""
-    save_arrays(path, {name: row["images"] for name, row in rows.items()})
+def save_images(
+    path: Path, rows: Mapping[str, Row], more: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Write the first ten images of arms, {name: uint8 (10, C, H, W)}, for a study's figures, and
+    other small arrays."""
+    save_arrays(path, {name: row["images"] for name, row in rows.items()} | dict(more or {}))
 
 
 def quality(rows: Mapping[K, Row], real: Features, resamples: int = 100) -> dict[K, dict]:
@@ -273,3 +287,12 @@ def shifts(
             controls[key] = control(row, path, reader, images)
         found[name] = noise_shift(row["levels"], controls[key], row["times"], resamples, path=path)
     return found
+
+
+def own_shifts(rows: Mapping[K, Row], path: str, resamples: int = 1000) -> dict[K, dict]:
+    """The noise shift of every arm against forward states of its own images, so that an estimator
+    that misreads the look of sampled images errs on both sides alike."""
+    return {
+        name: noise_shift(row["levels"], row["own"], row["times"], resamples, path=path)
+        for name, row in rows.items()
+    }

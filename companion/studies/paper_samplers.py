@@ -22,12 +22,13 @@ from companion.studies.families import Family
 from companion.studies.intervals import ENDS
 from nag import checkpoint
 from nag.data import fashion_mnist
-from nag.interpolant import falling
+from nag.interpolant import falling, time_of_ratio
 from nag.samplers.one_step import Field, Noise, State, euler_maruyama_step
 from nag.samplers.registry import resolve
 from nag.support.uncertainty import Interval
 
 Rows = dict[str, study.Row]  # by arm, such as "cfg-nag"
+RATIOS = (4.0, 1.0, 0.1)  # sigma_t / alpha_t early, midway and late, where levels are kept
 LAST_STEPS = ("tweedie", "mean")  # Euler-Maruyama's; the first is the headline
 NAMES = {"tweedie": "Tweedie's", "mean": "SiT's, along the drift"}
 NUMBERS = ("shift_late", "middle", "growth", "spread_late", "late_ratio")
@@ -120,25 +121,45 @@ def ratios(rows: Rows, real: Features, k: int = 0) -> dict[str, dict]:
     return found
 
 
-def shifts(
-    rows: Rows, family: Family, resamples: int
+def shifts(rows: Rows, family: Family, resamples: int) -> dict[str, dict]:
+    """The noise shift of every arm against forward states of real images, "shift" and "curves" for
+    figures, and against those of its own images, "shift_own" and "curves_own"."""
+    by_real = study.shifts(rows, family.path, family.reader, resamples)
+    by_own = study.own_shifts(rows, family.path, resamples)
+    shift, curves = read(rows, by_real, family.path)
+    shift_own, curves_own = read(rows, by_own, family.path)
+    return {
+        "shift": shift,
+        "curves": curves,
+        "shift_own": shift_own,
+        "curves_own": curves_own,
+    }
+
+
+def read(
+    rows: Rows, found: Mapping[str, dict], path: str
 ) -> tuple[dict[str, dict[str, Interval]], dict]:
-    """The noise shift of every arm against forward states: its numbers by arm, and curves for
-    figures."""
-    found = study.shifts(rows, family.path, family.reader, resamples)
+    """Numbers by arm and curves of what `nag.shift.noise_shift` found of every arm."""
     times = rows["none"]["times"]
-    of = readings.Readings(
-        family.path,
-        times,
-        np.zeros((0, len(times))),
-        {arm: row["levels"] for arm, row in rows.items()},
-        found,
-        {},
-    )
+    levels = {arm: row["levels"] for arm, row in rows.items()}
+    of = readings.Readings(path, times, np.zeros((0, len(times))), levels, dict(found), {})
     n = len(rows["none"]["levels"])
     seeds = rows["none"]["seeds"][[0, n - 1]].tolist()
     curves = readings.curves(of, n=n)
     return readings.numbers(of, n=n, seeds=seeds), curves
+
+
+def levels_at(rows: Rows, family: Family) -> dict[str, np.ndarray]:
+    """What the paper's Fig. 1 is drawn of: "levels ARM" (M, 3) that the estimator reads at the kept
+    "times" (3,) nearest to RATIOS, and "levels forward" of forward states of real images."""
+    ratios = torch.tensor(RATIOS, dtype=torch.float64)
+    wanted, times = time_of_ratio(ratios, family.path).numpy(), rows["none"]["times"]
+    at = np.abs(times[:, None] - wanted).argmin(0)
+    control = study.control({"times": times[at]}, family.path, family.reader)
+    found = {arm: row["levels"][:, at] for arm, row in rows.items()} | {"forward": control}
+    return {"times": times[at]} | {
+        f"levels {name}": levels.astype(np.float32) for name, levels in found.items()
+    }
 
 
 def corner_noise(images: np.ndarray, size: int = 3) -> float:
@@ -159,15 +180,19 @@ def measured(
     resamples: int,
 ) -> dict:
     """The numbers of the study. "arms" has the first last step's, as results/summary.json takes
-    them over; "ends" those of the other one."""
+    them over; "ends" those of the other one.
+
+    The quality of all arms is that of the same `config.n_images` images; a ratio has all images
+    that both of its arms have."""
     family, test = sampling.family, fashion_mnist.load_fashion_mnist("test")[0][:10].numpy()
-    shift, curves = shifts(rows, family, resamples)
+    shift = shifts(rows, family, resamples)
+    alike = {name: study.first(row, config.n_images) for name, row in rows.items()}
     ends: dict[str, dict] = {
         end: {
             "arms": {
                 arm.replace("-", "+"): x
                 for arm, x in study.quality(
-                    {name: study.at_end(row, k) for name, row in rows.items()}, real
+                    {name: study.at_end(row, k) for name, row in alike.items()}, real
                 ).items()
             },
             "ratios": ratios(rows, real, k),
@@ -183,13 +208,11 @@ def measured(
     sha = checkpoint.sha256(family.files[0])
     arms = {}
     for name, row in rows.items():
-        arm, n = name.replace("-", "+"), len(row["seeds"])
-        made = protocol(
-            chosen[name], config.model_copy(update={"n_images": n}), sha, family.name
-        ) | {"nfe": int(row["nfe"])}
+        arm = name.replace("-", "+")
+        made = protocol(chosen[name], config, sha, family.name) | {"nfe": int(row["nfe"])}
         seeds = {"seeds": made["seeds"]}
         arms[arm] = {metric: x | seeds for metric, x in ends[head]["arms"][arm].items()} | {
-            "shift_late": shift[arm]["shift_late"],
+            "shift_late": shift["shift"][arm]["shift_late"],
             "nfe": int(row["nfe"]),
             "protocol": made | ({"last_step": NAMES[head]} if head else {}),
         }
@@ -197,7 +220,7 @@ def measured(
         "family": family.name,
         "sampler": resolve("sde", family.path),
         "steps": config.steps,
-        "n": {name.replace("-", "+"): len(row["seeds"]) for name, row in rows.items()},
+        "n": config.n_images,
         "seeds": [
             config.seeds[0],
             config.first_seed + max(len(r["seeds"]) for r in rows.values()) - 1,
@@ -208,11 +231,9 @@ def measured(
         "arms": arms,
         "ratios": ends[head]["ratios"],
         "corner_noise": ends[head]["corner_noise"],
-        "shift": shift,
-        "curves": curves,
         "ends": {end: ends[end] for end in others},
         "evaluations_times_images": sum(int(r["nfe"]) * len(r["seeds"]) for r in rows.values()),
-    }
+    } | shift
 
 
 def table(numbers: Mapping) -> pd.DataFrame:
@@ -247,7 +268,23 @@ def budget(table: pd.DataFrame, config: SampleConfig, candidates: int) -> dict:
     }
 
 
-def starts(w_values: Sequence[float], cfg_values: Sequence[float], pairs: Sequence) -> dict:
-    """What the search of each arm begins with, as `tuning.candidates`; `pairs` are [w, scale]."""
-    alone = tuning.candidates(w_values, cfg_values, [], [])
-    return alone | {"cfg-nag": [Arm(w_nag=w, cfg=scale) for w, scale in pairs]}
+def tuned(
+    measure: tuning.Measure,
+    w_values: Sequence[float],
+    cfg_values: Sequence[float],
+    candidates: int,
+) -> pd.DataFrame:
+    """A row for every arm tried, as `tuning.tune`: NAG and CFG alone, each with as many candidates,
+    then both, which begin with the bests of each (`beside`)."""
+    alone = tuning.tune(measure, tuning.candidates(w_values, cfg_values, [], []), candidates)
+    best = tuning.best(alone)
+    start = beside(best["nag"].w_nag, best["cfg"].cfg)[:candidates]
+    both = tuning.tune(measure, {"cfg-nag": start}, candidates)
+    return pd.concat([alone, both], ignore_index=True)
+
+
+def beside(w: float, scale: float) -> list[Arm]:
+    """What the search of CFG with NAG begins with: the best of each alone, then one of them half as
+    strong."""
+    pairs = ((w, scale), (w / 2, scale), (w, 1 + (scale - 1) / 2))
+    return [Arm(w_nag=w, cfg=round(scale, 4)) for w, scale in pairs]

@@ -1,6 +1,7 @@
 """What notebook 32 says of its numbers: the paper's own samplers in 250 steps."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from companion.plots import study_figures as drawing
+from companion.plots.figures import posterior_density
 from companion.plots.style import DIM, INK, TITLES, WIDTH, arm_style, frame, line, style
 from companion.published import MODELS, fid_ratios
 from companion.studies.tell.words import listed, mini, sampler_name
@@ -39,7 +41,9 @@ def ratios(numbers: Mapping) -> Iterator[tuple[str, dict[str, Mapping]]]:
 
 
 def table(numbers: Mapping) -> pd.DataFrame:
-    """The arms with weights, distances in both spaces, recall and late shift."""
+    """The arms with weights, distances in both spaces, recall, and the late shift against forward
+    states of real images and of the arm's own.
+    """
     rows = {}
     for arm in ALL:
         found = numbers["arms"][arm]
@@ -52,6 +56,7 @@ def table(numbers: Mapping) -> pd.DataFrame:
             "precision": show(found["precision"], ".3f"),
             "recall": show(found["recall"], ".3f"),
             "late shift": show(found["shift_late"], "+.4f"),
+            "by its own images": show(numbers["shift_own"][arm]["shift_late"], "+.4f"),
             "noise in the corners": f"{numbers['corner_noise'][arm]:.3f}",
         }
     return pd.DataFrame(rows).T
@@ -129,17 +134,21 @@ def _by_shift(numbers: Mapping) -> str:
     )
     there = sign(shift["none"]["shift_late"]) == "above"
     over = [f"{arm_style(arm)['label']} {show(shift[arm]['late_ratio'])}" for arm in ARMS if there]
-    return f"Late shift: {shown}." + (f" |Late shift| over no guidance: {listed(over)}." * there)
+    own = listed(
+        f"{show(numbers['shift_own'][arm]['shift_late'], '+.4f')} ({arm_style(arm)['label']})"
+        for arm in ("none", "nag")
+    )
+    return (
+        f"Late shift: {shown}."
+        + f" |Late shift| over no guidance: {listed(over)}." * there
+        + f" Against forward states of the arm's own images instead of real ones: {own}."
+    )
 
 
 def _how(numbers: Mapping) -> str:
-    tuning, counts = numbers["tuning"], numbers["n"]
-    each = (
-        f"{counts['none']}" if len(set(counts.values())) == 1
-        else f"{counts['none']} (no guidance, NAG) and {counts['cfg']}"
-    )  # fmt: skip
+    tuning = numbers["tuning"]
     return (
-        f"{each} images per arm, {numbers['trajectories']} trajectories for the shift, 95 % CI "
+        f"{_counts(numbers)}, {numbers['trajectories']} trajectories for the shift, 95 % CI "
         f"over images. Weights: at most {tuning['budget']} candidates of each method, "
         f"{tuning['n']} images of other seeds in {tuning['steps']} steps"
         + (
@@ -149,6 +158,11 @@ def _how(numbers: Mapping) -> str:
         )
         + "."
     )
+
+
+def _counts(numbers: Mapping) -> str:
+    n, pair = numbers["n"], numbers["ratios"]["nag over none"]["n"]
+    return f"{n} images per arm" + f" (NAG's ratio to no guidance: {pair})" * (pair != n)
 
 
 def in_a_sentence(numbers: Mapping) -> str:
@@ -182,13 +196,28 @@ def figure(numbers: Mapping) -> Figure:
     whole.set_title("shift along sampling")
     late.set_title("the same, late (σ/α ≤ 0.25)")
     handles = [line(**arm_style(arm)) for arm in ALL] + [line(**PAPER, label="the paper's FIDs")]
-    counts = sorted(set(numbers["n"].values()))
     note = (
-        f"{TITLES[numbers['family']]}, {' and '.join(map(str, counts))} images per arm, "
+        f"{TITLES[numbers['family']]}, {_counts(numbers)}, "
         f"{numbers['trajectories']} trajectories. Bars and thin lines: 95 % CI over images; open: "
         "inconclusive. Pixels: the second feature space."
     )
     return frame(fig, title(numbers), note, handles)
+
+
+def posteriors(file: Path, numbers: Mapping) -> Figure:
+    """The paper's Fig. 1: densities of the estimated levels of sampled and of forward states, from
+    the file of first images."""
+    with np.load(file) as found:
+        arrays = dict(found)
+    levels = {arm: arrays[f"levels {arm.replace('+', '-')}"] for arm in ALL}
+    return posterior_density(
+        levels,
+        arrays["levels forward"],
+        arrays["times"],
+        arrays["times"],
+        title=f"The paper's Fig. 1 for {mini(numbers['family'])}, {solver(numbers)}",
+        note=f"{numbers['trajectories']} trajectories per arm; a mark is a mean.",
+    )
 
 
 def _ratios(ax: Axes, numbers: Mapping) -> None:

@@ -73,6 +73,8 @@ def test_an_arm_is_kept_under_everything_that_decides_it(tiny, tmp_path, counted
     states = study.sample(net, [], config(), progress=False)["states"]
     read = states.astype(np.float32).reshape(5, 4, -1).std(2, ddof=1)
     assert first["levels"] == pytest.approx(read, rel=1e-4)
+    assert first["own"].shape == (5, 4)
+    assert first["own"][:, -1] == pytest.approx(read[:, -1], rel=1e-4)  # the images themselves
     counted.pop()
     assert capsys.readouterr().out.splitlines()[1] == (
         "a: 3 steps, 3 evaluations per image, 12 images from seed 0, kept"
@@ -82,7 +84,7 @@ def test_an_arm_is_kept_under_everything_that_decides_it(tiny, tmp_path, counted
     take([noise_awareness(lambda t: t)])
     take(first_seed=3)
     take(note="another setting")
-    take(code=[forward_states])
+    take(code=[study.noise_shift])
     assert take(reader=None)["levels"].shape == (0, 4)
     assert len(counted) == 8 == len(list((tmp_path / "arms").glob("a-????????.npz")))
     write(files[1], "the estimator, trained again")
@@ -172,3 +174,19 @@ def test_the_control_is_at_each_arms_own_times():
     assert found["noisy"]["late"]["low"] > 0.01
     assert study.control(rows["few"], "linear", reader, 50).shape == (50, 4)
     assert forward_states(real[:2], torch.tensor([0.5])).shape == (2, 1, 1, 28, 28)
+
+
+def test_exact_forward_states_of_an_arms_own_images_have_no_shift_against_these():
+    """However unlike real images they are: here they are paler, which the estimator misreads."""
+    real = fashion_mnist.to_float(fashion_mnist.load_fashion_mnist("test")[0][1000:1200])
+    reader, times = study.load_reader("linear"), torch.tensor([1.0, 0.6, 0.3, 0.1, 0.05, 0.0])
+    states = forward_states(0.5 * real - 0.5, times, "linear", first_seed=5).numpy()
+    row = {
+        "times": times.numpy(),
+        "levels": study.estimated_times(reader, states),
+        "own": study.own_control(states, times.numpy(), "linear", reader),
+    }
+    own = study.own_shifts({"pale": row}, "linear", 200)["pale"]["late"]
+    assert own["low"] < 0 < own["high"] and abs(own["value"]) < 0.001
+    real_ones = study.shifts({"pale": row}, "linear", reader, 200)["pale"]["late"]
+    assert not real_ones["low"] < 0 < real_ones["high"]
