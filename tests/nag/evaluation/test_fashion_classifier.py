@@ -97,6 +97,7 @@ def test_accuracy_wants_one_label_for_each_image(net, n, m):
         accuracy(net, images(n), torch.zeros(m, dtype=torch.long))
 
 
+@pytest.mark.slow
 def test_learns_an_easy_task_through_fit(net, tmp_path):
     """Class = row of a bright bar, two rows apart from the next even when shifted: a net that
     learns gets it all.
