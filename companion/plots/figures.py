@@ -174,7 +174,7 @@ def shift_curves(
         ylabel="shift δ(t), in units of t\n(sampled − forward estimate)",
         title="all of sampling, t from 1 to 0",
     )
-    zoom.set(ylabel="shift δ(t)", title=f"shaded part, t ≤ {late:g}")
+    zoom.set(ylabel="shift δ(t)", title=f"shaded part, t ≤ {late:.3g}")
     return frame(fig, title, note, [line(**arm_style(arm)) for arm in arms])
 
 
