@@ -131,7 +131,8 @@ def gelu(x: Tensor) -> Tensor:
     """tanh-GELU, x (1 + tanh u) / 2 = x sigmoid(2u) with u = sqrt(2/pi) (x + 0.044715 x^3).
 
     Compiled for a CPU, tanh would take nearly twice as long as the sigmoid."""
-    if x.is_cuda or not torch.compiler.is_compiling():
+    compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    if x.is_cuda or not compiled:
         return nn.functional.gelu(x, approximate="tanh")
     return x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
 
