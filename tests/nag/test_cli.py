@@ -58,6 +58,7 @@ def test_the_page_has_the_curve(place, capsys):
         assert image.width > 400
 
 
+@pytest.mark.slow
 def test_the_estimator_of_other_images_is_not_used_again(place):
     folder = place / "replaced"
     (folder / "images").mkdir(parents=True)

@@ -103,7 +103,7 @@ def test_a_resumed_script_equals_one_that_was_not_stopped():
 
 
 CONFIG = TrainConfig(
-    images_seen=400, batch_size=8, lr=0.02, warmup_steps=1, ema_decay=0.5, compile=False
+    images_seen=240, batch_size=8, lr=0.02, warmup_steps=1, ema_decay=0.5, compile=False
 )
 
 
@@ -167,9 +167,10 @@ def test_a_state_of_another_model_or_other_data_is_refused(tmp_path, monkeypatch
 
     images = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     loss = denoising_loss_of(DDPMScheduler(), images)
+    short = CONFIG.model_copy(update={"images_seen": 16})
     monkeypatch.setattr(null_training, "train", stopped)
     with pytest.raises(KeyboardInterrupt):
-        train_null_vector(build("UNet2D")[0], loss, 32, CONFIG, tmp_path / "part")
+        train_null_vector(build("UNet2D")[0], loss, 32, short, tmp_path / "part")
     net, _ = build("UNet2D")
     if other == "model":
         with torch.no_grad():
@@ -178,7 +179,7 @@ def test_a_state_of_another_model_or_other_data_is_refused(tmp_path, monkeypatch
         loss = denoising_loss_of(DDPMScheduler(), images - 1)
     before = copy.deepcopy(net.state_dict())
     with pytest.raises(ValueError, match="of another model, other data or another loss"):
-        train_null_vector(net, loss, 32, CONFIG, tmp_path / "part")
+        train_null_vector(net, loss, 32, short, tmp_path / "part")
     assert all(torch.equal(a, before[k]) for k, a in net.state_dict().items())
 
 
@@ -187,6 +188,7 @@ def test_a_wrong_probability_is_refused():
         add_noise_condition_dropout(build("UNet2D")[0], 1.5)
 
 
+@pytest.mark.slow
 def test_the_example_trains_and_saves_a_null_vector(tmp_path, monkeypatch):
     script = str(ROOT / "examples" / "train_with_noise_dropout.py")
     monkeypatch.setattr(sys, "argv", [script, str(tmp_path / "out")])
