@@ -189,24 +189,27 @@ def bias_corrected(
 def tuned(
     candidates: Iterable[float],
     measure: Callable[[float], Mapping[str, Any]],
-    further: int = 2,
+    budget: int | None = None,
 ) -> dict:
     """The candidate of the smallest bias-corrected distance: {"w", "at_end", "tried"}.
 
     `measure(candidate)` is that distance, {"value", "low", "high"}; "tried" has it of each. While
-    the best is at an end, up to `further` others are tried beyond it, each twice or half as large.
+    the best is at an end, up to two others are tried beyond it, each twice or half as large. With a
+    `budget` as many are tried in any case: beyond an end first, then between (`search.search`).
     "at_end" says that the best is still the smallest or largest, so that another may be better. A
-    single candidate is taken without measuring it."""
+    single candidate is taken without measuring it, unless the budget is larger."""
     ws = sorted(set(candidates))
-    if len(ws) == 1:
+    if len(ws) == 1 == (budget or 1):
         return {"w": ws[0], "at_end": False, "tried": {}}
+    most = budget or len(ws) + 2
+    more = most - len(ws)
     tried = search.search(
         [(w,) for w in ws],
         lambda point: dict(measure(point[0])),
         lambda found: found["value"],
-        len(ws) + further,
-        [(ws[0] / 2**further, ws[-1] * 2**further)],
-        refine=False,
+        most,
+        [(ws[0] / 2**more, ws[-1] * 2**more)],
+        refine=budget is not None,
     )
     best = search.least(tried, lambda found: found["value"])
     return {

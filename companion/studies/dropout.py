@@ -65,8 +65,9 @@ def held_out(found: Mapping[str, Mapping[bool, Tensor]], base: str) -> dict[str,
 @dataclass(frozen=True)
 class Sampling:
     """How arms are sampled, on the seeds of the report or on those that weights are chosen on, and
-    the features `real` of M images that distances are to; a fifth of them when tuning.
-    """
+    the features `real` of M images that distances are to.
+
+    `budget` is how many weights are tried (`study.tuned`)."""
 
     report: SampleConfig
     tuning: SampleConfig
@@ -75,6 +76,7 @@ class Sampling:
     process: str
     folder: Path
     resamples: int = 100
+    budget: int | None = None
 
     def arm(
         self,
@@ -111,10 +113,10 @@ class Sampling:
             candidates,
             lambda w: study.bias_corrected(
                 self.arm(name, net, w, weights, unaware, tuning=True),
-                self.real[::5],
+                self.real,
                 self.resamples,
-                allow_rank_deficient=True,
             ),
+            self.budget,
         )
 
     def ratio(self, row: study.Row, other: study.Row) -> dict:

@@ -300,10 +300,12 @@ def chosen_and_sampled(
     files: Mapping[str, Path],
     kinds: Sequence[str],
     weights: Sequence[float],
+    budget: int,
     sampler: str,
 ) -> tuple[dict[str, dict], dict[str, study.Row]]:
     """The weight of every kind, by the bias-corrected distance on the tuning seeds, and the arms of
-    the report: "none" and every kind at its weight. `weights` are the candidates.
+    the report: "none" and every kind at its weight. The search of each begins with `weights` and
+    tries `budget` of them.
     """
     chosen, rows = {}, {"none": sampling.arm(twins, "none", [], sampler, [])}
     for kind in kinds:
@@ -316,7 +318,7 @@ def chosen_and_sampled(
         def distance(w: float, arm: Callable = arm) -> Interval:
             return study.bias_corrected(arm(w, True), sampling.real)
 
-        chosen[kind] = study.tuned(weights, distance)
+        chosen[kind] = study.tuned(weights, distance, budget)
         rows[kind] = arm(chosen[kind]["w"], False)
     return chosen, rows
 

@@ -118,6 +118,15 @@ def test_tuning_goes_on_while_the_best_is_at_an_end(values, best, tried):
     assert {float(w) for w in found["tried"]} == tried
 
 
+@pytest.mark.parametrize("best", [1.0, 1.3, 5.0])
+def test_with_a_budget_every_tuning_tries_as_many(best):
+    """Beyond an end while the best is there, then between."""
+    found = study.tuned([0.5, 1, 2], lambda w: {"value": abs(np.log(w / best))}, 5)
+    assert len(found["tried"]) == 5 and not found["at_end"]
+    assert abs(np.log(found["w"] / best)) < 0.35
+    assert study.tuned([1], lambda w: {"value": w}, 3)["w"] == 0.5
+
+
 def test_a_single_candidate_is_not_measured():
     assert study.tuned([3.0], lambda w: 1 / 0) == {"w": 3.0, "at_end": False, "tried": {}}
 
