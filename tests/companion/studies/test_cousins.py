@@ -31,7 +31,7 @@ def test_the_least_distance_is_searched_for_within_the_budget():
         return x**2 + y**2 + (math.log2(w / 2) ** 2 if w else 5)
 
     found, tried = cousins.tuned(
-        plan({"self-guidance": [[1.0, 0.03], [3.0, 0.01]]}), "self-guidance", True, measure
+        plan({"self-guidance": [[1.0, 0.03], [3.0, 0.03]]}), "self-guidance", True, measure
     )
     alone = [one for one in tried if one["w_nag"] == 0]
     assert len(alone) == 7 == found["of"] and len(tried) == 7 + 3
