@@ -111,17 +111,28 @@ class Trained(NamedTuple):
 
 
 def trained(
-    of: Afterthought, lengths: Sequence[int], rates: Mapping[str, Sequence[float]], choosing: Held
+    of: Afterthought,
+    lengths: Sequence[int],
+    rates: Mapping[str, Sequence[float]],
+    choosing: Held,
+    choose_up_to: int,
 ) -> Iterator[Trained]:
-    """Every route at every length with the learning rate of the least error; `rates` are the first
-    that each route tries."""
+    """Every route at every length, the shortest first, with the learning rate of the least error;
+    `rates` are the first that each route tries.
+
+    Lengths above `choose_up_to` take the rate of the longest one below. Raises ValueError if none
+    is."""
+    if min(lengths) > choose_up_to:
+        raise ValueError(f"all lengths are above {choose_up_to}: choose a rate at one of them")
     for route in ROUTES:
-        for images in lengths:
+        lr: dict = {}
+        for images in sorted(lengths):
 
             def measure(lr: float, route: str = route, images: int = images) -> dict[str, float]:
                 return {"value": of.error(route, of.further(route, images, lr), choosing)}
 
-            lr = study.tuned(rates[route], measure)
+            if images <= choose_up_to:
+                lr = study.tuned(rates[route], measure)
             yield Trained(route, images, lr, of.further(route, images, lr["w"]))
 
 

@@ -95,9 +95,15 @@ def test_a_frozen_network_stays_as_it_was(later):
 def test_the_learning_rate_has_the_least_error_and_is_sought_beyond_an_end(later):
     of, held = later
     rates = {"branch": [1e-4, 1e-2], "vector": [1e-4, 1e-2], "all": [1e-4, 1e-2]}
-    made = list(afterthought.trained(of, [64], rates, held))
-    assert [one.label for one in made] == ["branch, 64", "vector, 64", "all, 64"]
-    for one in made:
+    made = list(afterthought.trained(of, [96, 64], rates, held, 64))
+    assert [one.label for one in made] == [
+        f"{route}, {images}" for route in ("branch", "vector", "all") for images in (64, 96)
+    ]
+    assert all(longer.lr == one.lr for one, longer in zip(made[::2], made[1::2], strict=True))
+    assert made[1].file == of.further("branch", 96, made[0].lr["w"])
+    with pytest.raises(ValueError, match="all lengths are above 32"):
+        next(afterthought.trained(of, [64], rates, held, 32))
+    for one in made[::2]:
         errors = {float(lr): x["value"] for lr, x in one.lr["tried"].items()}
         assert len(errors) >= 3 and one.lr["w"] == min(errors, key=errors.get)
         assert of.error(one.route, one.file, held) == pytest.approx(errors[one.lr["w"]])
