@@ -176,6 +176,7 @@ def test_the_loss_draws_only_from_the_generator(tiny):
     )
 
 
+@pytest.mark.slow
 def test_the_head_learns_to_see_a_planted_excess(tmp_path, tiny):
     """20 % too much noise, 20 % too little and none, on Gaussian images at four noise levels of the
     straight path.
