@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+import smaller
 import torch
 
 matplotlib.use("Agg")
@@ -29,6 +31,10 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """One warm server for all workers; on Linux only, elsewhere libraries mind a fork."""
+    if (
+        signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    ):  # as in a shell's background: tests send it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     slow, worker = config.getoption("--run-slow"), hasattr(config, "workerinput")
     if slow and not worker and not config.getoption("--cold") and sys.platform == "linux":
         stack = contextlib.ExitStack()
@@ -64,6 +70,9 @@ def warm_python(folder):
 
 def pytest_collection_modifyitems(config, items):
     for item in items:
+        cell = getattr(item, "cell", None)  # of a notebook
+        if cell is not None and "parameters" in cell.metadata.get("tags", []):
+            cell.source += smaller.source(item.path.stem)
         if item.get_closest_marker("slow") and not config.getoption("--run-slow"):
             item.add_marker(pytest.mark.skip(reason="slow: add --run-slow"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():

@@ -51,8 +51,8 @@ def test_an_error_is_shown(start):
 
 WAIT = """
 import os, time
-print(os.getpid(), flush=True)
 try:
+    print(os.getpid(), flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     print("saved")

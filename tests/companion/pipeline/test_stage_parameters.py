@@ -11,8 +11,10 @@ import nbformat
 import pytest
 import yaml
 from dvc.dependency.param import ParamsDependency
+from dvc.fs import LocalFileSystem
 from dvc.repo import Repo
 from dvc.utils.hydra import apply_overrides
+from dvc.utils.serialize import load_path
 
 from companion.pipeline import run, stage_parameters
 from companion.pipeline.fingerprint import PIPELINES
@@ -137,14 +139,28 @@ def options(words, flag):
     return [value for name, value in zip(words, words[1:], strict=False) if name == flag]
 
 
-def test_what_a_stage_passes_is_of_the_form_that_its_notebook_has(resolved):
+@pytest.fixture(scope="module")
+def passed(resolved):
+    """{stage: what it passes of a file of parameters and what by hand}; each file is read once."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage_parameters, "read", functools.cache(stage_parameters.read))
+        for name, words in resolved.items():
+            own = ROOT / (options(words, "--params") or ["params.yaml"])[0]
+            given = stage_parameters.written(options(words, "-y"))
+            found[name] = stage_parameters.chosen(options(words, "-p"), own), given
+    return found
+
+
+@functools.cache
+def notebook_of(path):
+    return nbformat.read(ROOT / path, as_version=4)
+
+
+def test_what_a_stage_passes_is_of_the_form_that_its_notebook_has(resolved, passed):
     for name, words in resolved.items():
-        notebook = next(word for word in words if word.endswith(".ipynb"))
-        with open(ROOT / notebook, encoding="utf-8") as file:
-            usual = run.defaults(nbformat.read(file, 4))
-        own = ROOT / (options(words, "--params") or ["params.yaml"])[0]
-        given = stage_parameters.chosen(options(words, "-p"), own)
-        given |= stage_parameters.written(options(words, "-y"))
+        usual = run.defaults(notebook_of(next(word for word in words if word.endswith(".ipynb"))))
+        given = passed[name][0] | passed[name][1]
         try:
             run.check_forms(given, usual)
             if {"family", "path"} <= usual.keys() and options(words, "--part") == ["measure"]:
@@ -153,7 +169,7 @@ def test_what_a_stage_passes_is_of_the_form_that_its_notebook_has(resolved):
             raise AssertionError(name) from error
 
 
-def test_a_stage_passes_only_what_its_notebook_takes(resolved):
+def test_a_stage_passes_only_what_its_notebook_takes(resolved, passed):
     written = {
         f"{file}:{name}"
         for file in PIPELINES
@@ -163,17 +179,15 @@ def test_a_stage_passes_only_what_its_notebook_takes(resolved):
     found = {("" if ":" in name else "dvc.yaml:") + name.split("@")[0] for name in resolved}
     assert found == written
     for name, words in resolved.items():
-        file = ROOT / (options(words, "--params") or ["params.yaml"])[0]
-        passed = stage_parameters.chosen(options(words, "-p"), file)
-        assert not passed.keys() & stage_parameters.written(options(words, "-y")).keys()
-        passed |= stage_parameters.written(options(words, "-y"))
+        chosen, written_here = passed[name]
+        assert not chosen.keys() & written_here.keys()
         (path,) = [word for word in words if word.startswith("notebooks/")]
-        cells = nbformat.read(ROOT / path, as_version=4).cells
+        cells = notebook_of(path).cells
         cell = next(c for c in cells if "parameters" in c.metadata.get("tags", []))
-        assert set(passed) <= set(run.known_parameters({"cells": cells})), name
+        assert {*chosen, *written_here} <= set(run.known_parameters({"cells": cells})), name
         defaults = {}
         exec(cell.source, defaults)
-        for key, value in passed.items():
+        for key, value in (chosen | written_here).items():
             default = defaults[key]
             if isinstance(default, list | dict):
                 assert isinstance(value, type(default)), f"{name}: {key} is {value!r}"
@@ -204,6 +218,19 @@ def recorded(tmp_path_factory):
         return root
 
     return folder
+
+
+@pytest.fixture(autouse=True)
+def read_once(monkeypatch):
+    """DVC reads a file of parameters anew for every stage; here once for each content."""
+
+    @functools.cache
+    def load(path, content):
+        return load_path(path, LocalFileSystem())
+
+    monkeypatch.setattr(
+        "dvc.dependency.param.load_path", lambda path, fs: load(path, Path(path).read_bytes())
+    )
 
 
 def stale(folder):

@@ -13,6 +13,7 @@ from nag.support.paths import ROOT
 STAGES = yaml.safe_load((ROOT / "studies/dvc.yaml").read_text())["stages"]
 
 
+@pytest.mark.slow
 def test_what_is_told_is_of_the_committed_numbers():
     """Figures and answers are never older than their numbers; measuring, hours, may wait."""
     fingerprint.write(ROOT)
