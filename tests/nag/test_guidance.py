@@ -322,6 +322,7 @@ def test_the_class_of_a_network_without_a_row_for_none_cannot_be_dropped(tiny, x
     assert field(torch.randn(B, 4, 8, 8), T).isfinite().all()
 
 
+@pytest.mark.slow
 def test_compiled_networks_guide_as_plain_ones(tiny):
     """A compiled module has no truth value of its own, so nothing may ask for it."""
     net, other, x = tiny(classes=CLASSES), tiny(classes=CLASSES), torch.randn(B, 1, 8, 8)

@@ -203,6 +203,7 @@ def test_late_ratio_compares_two_arms_resampled_alike():
     )  # of sizes, not signs
 
 
+@pytest.mark.slow
 def test_the_bootstrap_interval_covers_as_promised():
     rng, times, truth = np.random.default_rng(0), np.linspace(0.9, 0.09, 10), np.linspace(-1, 1, 10)
     late = truth[times <= 0.2].mean()

@@ -92,6 +92,7 @@ def test_a_frozen_network_stays_as_it_was(later):
     )
 
 
+@pytest.mark.slow
 def test_the_learning_rate_has_the_least_error_and_is_sought_beyond_an_end(later):
     of, held = later
     rates = {"branch": [1e-4, 1e-2], "vector": [1e-4, 1e-2], "all": [1e-4, 1e-2]}

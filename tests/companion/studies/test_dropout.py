@@ -156,6 +156,7 @@ def test_a_study_of_one_training_says_so(committed):
     assert "one training only" in said and "At an end" not in said
 
 
+@pytest.mark.slow
 def test_the_figure_shows_every_rate(committed, tmp_path):
     for name, numbers in (("whole", committed), ("single", single(committed))):
         figure = save(tell.figure(numbers), name, tmp_path)

@@ -180,6 +180,7 @@ def test_two_samplers_that_disagree_are_both_named():
     assert list(tell.shown(numbers, "sde"))[:2] == ["sde none", "sde dropout"]
 
 
+@pytest.mark.slow
 def test_the_figure_shows_every_arm(tmp_path):
     numbers = made_up(**interval(1.0))
     figure = save(tell.figure(numbers), "x", tmp_path)

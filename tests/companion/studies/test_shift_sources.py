@@ -45,6 +45,7 @@ def test_the_parts_add_up_to_the_raw_reading():
     assert parts["stochastic steps"][0] == pytest.approx(4 / 20 - 0.3 / 20)
 
 
+@pytest.mark.slow
 def test_an_exact_field_has_the_solvers_shift_alone_and_a_planted_error_that_of_statement_1():
     world = sources.toy_world(200, 10)
     found = sources.toy_curve(world, "euler_maruyama", [10, 40], 20)

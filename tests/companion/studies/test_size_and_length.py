@@ -143,6 +143,7 @@ def test_the_title_follows_the_trends(committed):
     assert tell.title(other).startswith("The noise shift has no common trend")
 
 
+@pytest.mark.slow
 def test_the_figure_shows_every_network(committed, tmp_path):
     figure = save(tell.figure(committed, CHAINS), "x", tmp_path)
     repeats = [

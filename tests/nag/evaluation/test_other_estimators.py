@@ -256,7 +256,8 @@ def test_plain_network_learns_the_noise_level(tmp_path, on_cpu):
     assert torch.allclose(found, t, atol=0.05)
 
 
-@pytest.mark.parametrize("frozen", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [False, True])
 def test_the_network_with_another_last_layer_regresses_the_level(tiny, tmp_path, on_cpu, frozen):
     """On flat images, whose noise is their spread; the network that it is made of stays as it is,
     and a frozen one learns its last layer alone.

@@ -34,6 +34,7 @@ def error_before_the_last_step(sampler, steps, path, **options):
     return (state - between(x, path, 0.9, t)).abs().max().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["linear", "cosine", "vp"])
 @pytest.mark.parametrize(
     "sampler, options, order",

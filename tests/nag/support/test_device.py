@@ -60,6 +60,7 @@ def script(path, text):
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["stale CXX", "broken g++", "no g++, though clang++ is there"])
 def test_without_a_compiler_that_works_the_module_runs_as_it_is(
     tmp_path, monkeypatch, forgetful, fault
