@@ -138,7 +138,7 @@ def measured(
 
     `chosen` and `configs` are by kind of sampler; `held` are held-out uint8 images and labels."""
     numbers: dict[str, Any] = {"trainings": len(families), "samplers": {}, "weights": {}}
-    numbers |= {"ratios": {}, "shift_late": {}}
+    numbers |= {"ratios": {}, "quality": {}, "shift_late": {}}
     pictures: dict[str, study.Row] = {}
     for kind, config in configs.items():
         rows = [sampled(family, chosen[kind], config, kind, folder) for family in families]
@@ -147,6 +147,7 @@ def measured(
             name: {"w_nag": arm.w_nag, "cfg": arm.cfg} for name, arm in chosen[kind].items()
         }
         numbers["ratios"][kind] = ratios(rows, real)
+        numbers["quality"][kind] = [study.quality(row, real) for row in rows]
         numbers["shift_late"][kind] = shifts(rows, families[0], resamples)
         pictures |= {f"{kind} {name}": row for name, row in rows[0].items()}
     numbers["excess"] = [excess(family, *held, resamples) for family in families]
