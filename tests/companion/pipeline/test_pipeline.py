@@ -21,6 +21,15 @@ SMALL_NETWORK = dict(
 )
 
 
+# Code of the clone: intervals of distances come from ten subsets, what real images have from fewer.
+FEWER = {
+    "nag/support/uncertainty.py": (
+        "_ in range(resamples):\n        order",
+        "_ in range(10):\n        order",
+    ),
+    "companion/experiments/spaces.py": ("EACH = 600", "EACH = 250"),
+}
+
 # Columns that docs/reproduce.md leaves out
 DEPENDENCIES = "^(build|companion|data|nag|notebooks|pages|results|studies/answers)"
 
@@ -52,13 +61,17 @@ def tiny(tmp_path_factory):
         fashion_mnist.fetch(name)
         if not (folder / "data/fashion-mnist" / name).exists():
             shutil.copy(fashion_mnist.FOLDER / name, folder / "data/fashion-mnist" / name)
+    for name, (usual, fewer) in FEWER.items():
+        code = (folder / name).read_text()
+        assert code.count(usual) == 1
+        (folder / name).write_text(code.replace(usual, fewer))
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["toy"].update(n=64, steps=15)
     for family in params["train"].values():
         family.update(SMALL_NETWORK)
     for part in (*params["estimator"].values(), params["extractor"]):
         part.update(images_seen=5120, warmup_steps=2, ema_decay=0.5)
-    params["extractor"].update(compared_images=1000)
+    params["extractor"].update(compared_images=500)
     for part in params["tune"].values():
         part.update(
             w_values=[1.0],
@@ -73,7 +86,7 @@ def tiny(tmp_path_factory):
         n_images=250,
         steps=5,
         trajectories=20,
-        reference_images=1000,
+        reference_images=300,
         compile=False,
         resamples=50,
         sde_images=20,
