@@ -167,8 +167,10 @@ def stages():
 
 
 def there(dependency):
-    """Whether a committed file that a stage names is there, for some value of its variables."""
-    made = dependency.startswith("build/")
+    """Whether a committed file that a stage names is there, for some value of its variables;
+    arrays are not committed.
+    """
+    made = dependency.startswith(("build/", "results/arrays/"))
     return made or any(ROOT.glob(re.sub(r"\$\{[\w.]+\}", "*", dependency)))
 
 
