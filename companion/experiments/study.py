@@ -67,14 +67,17 @@ def _measured(
     reader: Estimator | None,
     solver: Callable | None,
     keep: Path,
+    own: bool,
 ) -> Row:
     """What is kept of an arm: features of all images, levels of some, the first ten images."""
     run = sample(net, terms, config, progress=False, solver=solver, keep=keep)
     row = {name: run[name] for name in ("times", "seeds", "labels", "nfe", "seconds")}
-    row |= {"levels": np.zeros((0, len(run["times"]))), "own": np.zeros((0, len(run["times"])))}
+    row["levels"] = np.zeros((0, len(run["times"])))
     if reader and len(run["states"]):
         row["levels"] = estimated_times(reader, run["states"])
-        row["own"] = own_control(run["states"], run["times"], net.config.path, reader)
+        if own:
+            control = own_states(run["states"], run["times"], net.config.path)
+            row["own"] = estimated_times(reader, control)
     images = np.split(run["images"], run["images"].shape[1] // net.config.channels, axis=1)
     for suffix, of in zip(_suffixes(len(images)), images, strict=True):
         features = spaces.features_of(of)
@@ -86,11 +89,11 @@ def _measured(
     return row
 
 
-def own_control(states: np.ndarray, times: np.ndarray, path: str, reader: Estimator) -> np.ndarray:
-    """Levels (M, K) that the estimator reads from forward states of an arm's own last states, of
-    states (M, K, C, H, W) at times (K,)."""
-    images = torch.from_numpy(states[:, -1]).float()
-    return estimated_times(reader, forward_states(images, times, path, first_seed=OWN_SEED))
+def own_states(states: np.ndarray, times: np.ndarray, path: str) -> Tensor:
+    """Forward states (M, K, C, H, W) of an arm's own images, the last of its states (M, K, C, H, W)
+    at times (K,): the control of `own_shifts`."""
+    images = torch.as_tensor(states[:, -1]).float()
+    return forward_states(images, times, path, first_seed=OWN_SEED)
 
 
 def _suffixes(ends: int) -> list[str]:
@@ -130,14 +133,15 @@ def kept_arm(
     reader: Estimator | None = None,
     solver: Callable | None = None,
     code: Iterable[Callable] = (),
+    own: bool = False,
     **settings: object,
 ) -> Row:
     """The arm kept in `folder` as NAME-KEY8.npz; sampled, measured and kept there if absent. A
     killed run goes on from its last batch.
 
     features (N, 192) and in the second space (N, 64), levels (M, K) that `reader` sees in the
-    states of `config.trajectories` images at times (K,) and "own" (M, K) in forward states of these
-    images (`own_control`), the first ten images, seeds, labels, nfe, seconds; more images and
+    states of `config.trajectories` images at times (K,), if `own` also those in forward states of
+    these images (`own_states`), the first ten images, seeds, labels, nfe, seconds; more images and
     features if `solver` gives several images at its end (`at_end`). The key has all that decides
     them: `config`, the guidance, `settings`, PyTorch, the code's fingerprint, the contents of the
     files of `weights`: name every network that is run (guided, negative, head, estimator); the
@@ -153,7 +157,7 @@ def kept_arm(
         "guidance": _guidance(net, terms, config),
         "settings": settings,
         "weights": [checkpoint.sha256(file) for file in files],
-        "reader": reader is not None,
+        "reader": [reader is not None, own],
         "code": fingerprint.digest(fingerprint.of_objects(_measured, *code)),
         "torch": torch.__version__,
     }
@@ -161,7 +165,7 @@ def kept_arm(
     path, keep = Path(folder) / f"{name}-{key[:8]}.npz", batches(key[:16])
     new = not path.is_file()
     if new:
-        save_arrays(path, _measured(net, terms, config, reader, solver, keep))
+        save_arrays(path, _measured(net, terms, config, reader, solver, keep, own))
     forget(keep, config)
     row = load_arrays(path)
     print(
@@ -293,8 +297,8 @@ def shifts(
 
 
 def own_shifts(rows: Mapping[K, Row], path: str, resamples: int = 1000) -> dict[K, dict]:
-    """The noise shift of every arm against forward states of its own images, so that an estimator
-    that misreads the look of sampled images errs on both sides alike."""
+    """The noise shift of every arm, kept with `own`, against forward states of its own images, so
+    that an estimator that misreads the look of sampled images errs on both sides alike."""
     return {
         name: noise_shift(row["levels"], row["own"], row["times"], resamples, path=path)
         for name, row in rows.items()

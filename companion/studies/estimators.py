@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
+from companion.experiments import study
 from companion.experiments.generate import Arm, SampleConfig, sample
 from companion.pipeline import fingerprint
 from companion.studies.intervals import ENDS, numbers
@@ -212,7 +213,7 @@ def shifts_of(
     images errs on both sides alike. The energies use the arm's own final energy in any case."""
     times, states = run["times"], run["states"]
     by_real = forward_states(real, times, path)
-    by_own = forward_states(states[:, -1], times, path, first_seed=2 * 10**6)
+    by_own = study.own_states(states, times, path)
     shifts, own = {}, {}
     for name, reader in readers.items():
         levels = estimated_times(reader, states)

@@ -78,6 +78,7 @@ class Sampling:
             reader=reader,
             solver=euler_maruyama_with_both_ends if several else None,
             code=[euler_maruyama_with_both_ends] if several else [],
+            own=True,
         )
 
 

@@ -61,6 +61,7 @@ def test_an_arm_is_kept_under_everything_that_decides_it(tiny, tmp_path, counted
             "code": changes.pop("code", ()),
             "note": changes.pop("note", ""),
             "weights": files,
+            "own": True,
         }
         return study.kept_arm(
             tmp_path / "arms", "a", net, terms, config(**changes), reader=reader, **settings
@@ -193,7 +194,7 @@ def test_exact_forward_states_of_an_arms_own_images_have_no_shift_against_these(
     row = {
         "times": times.numpy(),
         "levels": study.estimated_times(reader, states),
-        "own": study.own_control(states, times.numpy(), "linear", reader),
+        "own": study.estimated_times(reader, study.own_states(states, times.numpy(), "linear")),
     }
     own = study.own_shifts({"pale": row}, "linear", 200)["pale"]["late"]
     assert own["low"] < 0 < own["high"] and abs(own["value"]) < 0.001
