@@ -127,7 +127,7 @@ def faults(size):
 
 before = min(faults(2**24) for _ in range(3))
 kept = device.keep_freed_memory()
-print(kept, before, min(faults(2**24) for _ in range(3)), faults(2**27))
+print(kept, before, min(faults(2**24) for _ in range(8)), faults(2**27))
 """
 
 
