@@ -19,7 +19,7 @@ SMALLER = {
     "03_extractor": {"images_seen": 5120, "ema_decay": 0.5, "compared_images": 500},
     "04_tune": {"trajectories": 20, "reference_images": 300},
     "05_sample": MAIN,
-    "06_noise_shift": MAIN | {"resamples": 50, "sde_images": 20},
+    "06_noise_shift": MAIN | {"arms": ["none", "nag"], "resamples": 50, "sde_images": 20},
     "07_evaluate": MAIN | {"reference_images": 300},
     "10_your_own_model": {
         "images_seen": 3000,
@@ -36,7 +36,8 @@ SMALLER = {
     "14_null_condition": {"weights": TINY, "images_seen": 256, "held_out_images": 100},
     "15_adm_metrics": {"n_images": 300, "blocks": 5},
     "18_nag_in_diffusers": {"images_seen": 2000, "steps": 10},
-    "20_weight_sweep": SEEN | {"w_values": [3.0], "cfg_values": [], "sde_images": 10},
+    "20_weight_sweep": SEEN
+    | {"w_values": [3.0], "cfg_values": [], "sde_images": 10, "sde_steps": 6},
     "21_solvers": {"trajectories": 10, "reference_images": 300},
     "22_rivals": SEEN | {"speed_images": 10},
     "23_size_and_length": {
@@ -75,6 +76,8 @@ SMALLER = {
         "trajectories": 20,
         "n_test": 100,
         "control_images": 60,
+        "steps": [5, 10],
+        "seeds": [0],
         "resamples": 100,
     },
     "26_grids": {
@@ -84,10 +87,11 @@ SMALLER = {
         "resamples": 50,
         "reference_images": 300,
     },
-    "27_dropout": SEEN | {"tiny_images": 1600, "held_out_images": 50},
+    "27_dropout": SEEN | {"steps": 5, "tiny_images": 1600, "held_out_images": 50},
     "28_finetune": {"pretrained": TINY, "images_seen": 256, "trajectories": 12},
     "29_when_to_guide": {
         "calibration_images": 20,
+        "w_values": [1.5],
         "trajectories": 20,
         "reference_images": 300,
     },
@@ -104,7 +108,7 @@ SMALLER = {
         "examined": 20,
         "trajectories": 12,
     },
-    "32_paper_samplers": SEEN | {"network": TINY},
+    "32_paper_samplers": SEEN | {"network": TINY, "steps": 5, "tune_steps": 3},
     "33_cousins": SEEN
     | {
         "source": "data/tiny",
@@ -116,15 +120,23 @@ SMALLER = {
     "34_exact_null": SEEN
     | {
         "network": TINY,
+        "nfe": {"ode": 10},
+        "w_values": [1.0],
+        "budget": 1,
         "images_seen": 256,
         "warmup_steps": 1,
         "held_out_images": 100,
         "forward_images": 10,
         "toy_images": 32,
     },
-    "35_afterthought": SEEN | {"tiny_images": 1600, "lengths": [320], "held_out_images": 100},
+    "35_afterthought": SEEN
+    | {"steps": 5, "tiny_images": 1600, "lengths": [320], "held_out_images": 100},
     "36_trainings": SEEN
-    | {"networks": {"sit": [TINY, TINY], "dit": [TINY]}, "held_out_images": 100},
+    | {
+        "networks": {"sit": [TINY, TINY], "dit": [TINY]},
+        "steps": {"ode": 5, "sde": 7},
+        "held_out_images": 100,
+    },
 }
 
 # Run before the notebook's own imports: SiT-mini is the tiny network, intervals of distances come
@@ -147,7 +159,7 @@ from nag.evaluation import metrics
 def few(n, resamples, *more, subsets=metrics.subsets):
     return subsets(n, min(resamples, 10), *more)
 
-metrics.subsets, spaces.EACH = few, 250
+metrics.subsets, spaces.EACH = few, 60
 """
 
 
