@@ -1,5 +1,5 @@
 """Seeds every test, keeps plots off the screen, skips GPU tests without a GPU, runs slow tests only
-with --run-slow, and then with kernels and stages kept warm (see warm.py).
+with --run-slow. Kernels and stages are kept warm (see warm.py) for these and for many workers.
 """
 
 import contextlib
@@ -35,8 +35,9 @@ def pytest_configure(config):
         signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     ):  # as in a shell's background: tests send it
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    slow, worker = config.getoption("--run-slow"), hasattr(config, "workerinput")
-    if slow and not worker and not config.getoption("--cold") and sys.platform == "linux":
+    many = config.getoption("--run-slow") or config.getoption("numprocesses", None)
+    cold = config.getoption("--cold") or sys.platform != "linux"
+    if many and not cold and not hasattr(config, "workerinput"):
         stack = contextlib.ExitStack()
         config.add_cleanup(stack.close)
         stack.enter_context(warm_python(stack.enter_context(tempfile.TemporaryDirectory())))

@@ -118,6 +118,10 @@ def serve(path):
     import gc
     import importlib
 
+    door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    door.bind(path)
+    door.listen(64)
+    print("ready", flush=True)  # the first clients wait at the door
     base = list(sys.path)
     # read on import: kernels need not look for their parent, and nothing here is worth compiling
     os.environ |= {"JPY_PARENT_PID": "1", "TORCH_COMPILE_DISABLE": "1"}
@@ -126,10 +130,6 @@ def serve(path):
     assert threading.active_count() == 1, "a process with threads does not fork"
     assert not {"nag", "companion"} & sys.modules.keys()
     gc.freeze()
-    door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    door.bind(path)
-    door.listen(64)
-    print("ready", flush=True)
     poll = select.poll()
     poll.register(0, select.POLLIN)
     poll.register(door, select.POLLIN)

@@ -598,6 +598,7 @@ def ours(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_one_number_in_a_sampler_of_ours(ours):
     before = fp.fingerprints(ours)
     file = next(path for path in (ours / "nag").rglob("*.py") if "\ndef heun(" in path.read_text())
@@ -613,6 +614,7 @@ def test_one_number_in_a_sampler_of_ours(ours):
     assert not {"03_extractor.measure", "15_adm_metrics.measure"} & changed
 
 
+@pytest.mark.slow
 def test_nothing_that_takes_long_is_imported(ours):
     program = """
 import sys

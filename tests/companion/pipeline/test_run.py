@@ -232,6 +232,7 @@ def test_parameters_of_a_file_and_of_the_command_line(tmp_path):
     assert (tmp_path / "got").read_text() == '[[0.5, [1]], {"euler": [1, 2]}, 3, 0.001]'
 
 
+@pytest.mark.slow
 def test_parameters_edited_while_the_stage_runs(tmp_path):
     """DVC would record the new value with the results of the old one, so the stage fails."""
     path = write_notebook(
@@ -283,6 +284,7 @@ def repeated(root):
     return done.stdout.split("repro "), done.stderr
 
 
+@pytest.mark.slow
 def test_code_edited_while_dvc_runs_the_stage(tmp_path):
     """It ends well and says so; the next `dvc repro` runs it again, then nothing is left."""
     small_repository(
@@ -315,6 +317,7 @@ stages:
     assert "Running stage" not in third and (tmp_path / "first").read_text() == "2"
 
 
+@pytest.mark.slow
 def test_data_that_change_while_dvc_runs_the_stage_are_not_recorded(tmp_path):
     """DVC would take their later content for what the results are of, and call them up to date."""
     small_repository(
