@@ -1,5 +1,5 @@
 """Seeds every test, keeps plots off the screen, skips GPU tests without a GPU, runs slow tests only
-with --run-slow. Kernels and stages are kept warm (see warm.py) for these and for many workers.
+with --run-slow, and then with kernels and stages kept warm (see warm.py).
 """
 
 import contextlib
@@ -35,9 +35,8 @@ def pytest_configure(config):
         signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     ):  # as in a shell's background: tests send it
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    many = config.getoption("--run-slow") or config.getoption("numprocesses", None)
-    cold = config.getoption("--cold") or sys.platform != "linux"
-    if many and not cold and not hasattr(config, "workerinput"):
+    slow, worker = config.getoption("--run-slow"), hasattr(config, "workerinput")
+    if slow and not worker and not config.getoption("--cold") and sys.platform == "linux":
         stack = contextlib.ExitStack()
         config.add_cleanup(stack.close)
         stack.enter_context(warm_python(stack.enter_context(tempfile.TemporaryDirectory())))

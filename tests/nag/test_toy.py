@@ -206,6 +206,7 @@ def test_ode_maps_gaussian_quantiles(path):
 
 
 @pytest.mark.parametrize("sampler, order", [(euler, 1), (heun, 2)])
+@pytest.mark.slow
 def test_order_of_convergence(sampler, order):
     toy = example(dims=2)
     x = T.forward(toy, 50, 0.9, generator(10))

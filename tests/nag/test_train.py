@@ -336,6 +336,7 @@ def test_ema_formula(tmp_path):
     assert not module.training
 
 
+@pytest.mark.slow
 def test_loss_falls_on_a_learnable_problem(tmp_path, build):
     labels = torch.arange(60) % 3
     images = (

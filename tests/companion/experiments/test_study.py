@@ -186,6 +186,7 @@ def test_the_control_is_at_each_arms_own_times():
     assert forward_states(real[:2], torch.tensor([0.5])).shape == (2, 1, 1, 28, 28)
 
 
+@pytest.mark.slow
 def test_exact_forward_states_of_an_arms_own_images_have_no_shift_against_these():
     """However unlike real images they are: here they are paler, which the estimator misreads."""
     real = fashion_mnist.to_float(fashion_mnist.load_fashion_mnist("test")[0][1000:1200])

@@ -61,6 +61,7 @@ def test_a_sweep_goes_on_only_where_everything_that_decides_it_is_the_same(monke
     assert len(set(found)) == 8
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_its_table_is_the_same(tmp_path, monkeypatch):
     """Sampling and measuring stand in for themselves; their names are in no sorted order."""
     made = []

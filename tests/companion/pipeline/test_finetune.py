@@ -29,6 +29,7 @@ def params():
     return yaml.safe_load((ROOT / "imagenet/finetune/params.yaml").read_text())
 
 
+@pytest.mark.slow
 def test_dvc_chains_folder_latents_and_fine_tuning_of_every_set():
     text = dvc(ROOT, "dag", "--mermaid", FILE)
     node = {

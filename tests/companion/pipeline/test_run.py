@@ -140,6 +140,7 @@ def test_results_outside_of_the_repository_are_refused_before_anything_runs(
         assert run.prepared(path, root / "b.ipynb", "all", {"out": out})
 
 
+@pytest.mark.slow
 def test_a_part_with_parameters(tmp_path):
     """The other part's cells are not run; what is printed to stderr is shown, and nothing else."""
     path = write_notebook(
@@ -166,6 +167,7 @@ def test_a_part_with_parameters(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_failing_cell(tmp_path):
     path = write_notebook(tmp_path / "a.ipynb", ("x = 1",), ("1 / (x - 1)",), ("x = 3",))
     code, output = finish(start(tmp_path, path, tmp_path / "b.ipynb"))
@@ -181,6 +183,7 @@ def test_a_failing_cell(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_an_interrupt_reaches_the_kernel(tmp_path):
     path = write_notebook(
         tmp_path / "a.ipynb",
@@ -215,6 +218,7 @@ def small_repository(root, *cells):
     return path
 
 
+@pytest.mark.slow
 def test_parameters_of_a_file_and_of_the_command_line(tmp_path):
     """Lists and mappings arrive whole; the command line counts more."""
     path = write_notebook(

@@ -247,6 +247,7 @@ def test_unknown_arm_lists_the_known(draw):
         draw("NAG")
 
 
+@pytest.mark.slow
 def test_saved_bytes_repeat_and_the_figure_is_closed(tmp_path):
     data, before = curves(), dict(mpl.rcParams)
     for folder in ("a", "b"):

@@ -175,6 +175,7 @@ def test_the_course_ends_at_the_first_that_is_not_better():
     assert not list(tell._catching_up({"nag_at_catch_over_unguided": {}}, {"sit": ["euler"]}))
 
 
+@pytest.mark.slow
 def test_the_figure_shows_ratios_distances_and_rings(numbers, table):
     fig = tell.figure(numbers, table, NAMES)
     axes = {

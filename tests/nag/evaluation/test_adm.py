@@ -417,6 +417,7 @@ def test_a_point_on_the_edge_of_a_ball_is_inside():
     ] == pytest.approx(1 / 3)
 
 
+@pytest.mark.slow
 def test_kid_is_near_the_unbiased_mmd_and_its_interval_wide_enough():
     y = normal(400, 3, 999)
     found = [kernel_distance(normal(300, 3, seed, shift=0.3), y, seed) for seed in range(12)]

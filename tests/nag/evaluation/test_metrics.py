@@ -117,6 +117,7 @@ def test_precision_and_recall_on_a_line_and_not_swapped():
     assert found["precision"] == pytest.approx(2 / 3) and found["recall"] == pytest.approx(1 / 4)
 
 
+@pytest.mark.slow
 def test_collapse_keeps_precision_and_loses_recall_and_noise_does_the_reverse():
     real, collapsed, noisy = (
         normal(300, 2, 0),
@@ -175,6 +176,7 @@ def test_extraction_through_torch_fidelity_equals_the_network(net, channels):
     assert net.training and all(p.requires_grad for p in net.parameters())  # ours is left as it was
 
 
+@pytest.mark.slow
 def test_calculate_metrics_runs_on_the_registered_name_and_agrees(net):
     x, y = images(200, seed=0), images(220, seed=1) // 2
     whole = torch_fidelity.calculate_metrics(

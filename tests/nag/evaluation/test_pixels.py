@@ -11,6 +11,7 @@ from nag.evaluation.pixels import AXES, features
 IMAGES = load_fashion_mnist("test")[0]
 
 
+@pytest.mark.slow
 def test_coordinates_are_uncorrelated_and_hold_the_largest_variance():
     y = features(IMAGES).double().numpy()
     x = to_float(IMAGES).flatten(1).double().numpy()

@@ -57,6 +57,7 @@ def test_labels_give_a_balanced_set_its_true_error_and_bias():
     assert corrected.mean() < truth - 3 * corrected.std() / 60**0.5
 
 
+@pytest.mark.slow
 def test_intervals_take_labels():
     x, real = balanced(0), balanced(999, 60, spread=1, shift=0)
     [[fd, error, corrected]] = measured([x], real, LABELS, 10)
@@ -71,6 +72,7 @@ def test_intervals_take_labels():
         with_intervals(x, real, labels=LABELS[1:])
 
 
+@pytest.mark.slow
 def test_ratios_take_labels():
     """The error of the log ratio of balanced sets with the same noise, against its spread."""
     pairs = [(balanced(seed), balanced(seed, spread=1.25, shift=0.6)) for seed in range(50)]

@@ -19,6 +19,7 @@ def shift(found, **changes):
 
 
 @pytest.mark.parametrize("planted", [-0.05, 0.0, 0.04])
+@pytest.mark.slow
 def test_time_shift_recovers_a_planted_shift_with_the_exact_posterior(planted):
     ring, prior = toy.ring(dims=64), toy.time_prior()
     x = toy.forward(ring, 1500, 0.5 + planted, torch.Generator().manual_seed(1))
