@@ -13,6 +13,7 @@ each notebook has a line that links to its pages:
 
 import argparse
 import base64
+import hashlib
 import io
 import json
 import re
@@ -207,6 +208,18 @@ def write(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+def recorded(lock: str, path: str, old: str, new: str) -> str:
+    """The text of a dvc.lock with the hash of a page's new text in the place of its old one's, for
+    a stage whose output has another hash would run again."""
+
+    def entry(text: str) -> str:
+        content = text.encode()
+        md5 = hashlib.md5(content).hexdigest()
+        return f"- path: {path}\n      hash: md5\n      md5: {md5}\n      size: {len(content)}\n"
+
+    return lock.replace(entry(old), entry(new))
+
+
 def main(arguments: list[str]) -> int:
     """Bring the pages' text up to their notebooks, and the notebooks' links to the pages; returns 1
     if --check finds something to do."""
@@ -214,10 +227,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, list what is stale")
     check, stale = parser.parse_args(arguments).check, False
     pages, notebooks = fingerprint.ROOT / FOLDER, fingerprint.ROOT / "notebooks"
+    locks = [(fingerprint.ROOT / name).with_suffix(".lock") for name in fingerprint.PIPELINES]
 
     def follow(path: Path, text: str) -> None:
         nonlocal stale
-        if text != path.read_text(encoding="utf-8"):
+        old = path.read_text(encoding="utf-8")
+        if text != old:
             stale = True
             if check:
                 print(
@@ -226,6 +241,11 @@ def main(arguments: list[str]) -> int:
                 )
             else:
                 write(path, text)
+                for lock in filter(Path.is_file, locks):
+                    before = lock.read_text(encoding="utf-8")
+                    after = recorded(before, f"{FOLDER}/{path.name}", old, text)
+                    if after != before:
+                        write(lock, after)
 
     for path in sorted(notebooks.glob("*.ipynb")):
         follow(path, pointing(path, pages))

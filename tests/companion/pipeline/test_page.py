@@ -2,6 +2,7 @@
 notebook."""
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -128,6 +129,25 @@ def test_links_lead_to_pages_where_there_are(folder):
     assert "[10](10_other-sit.ipynb)" in made(folder).cells[0].source
 
 
+LOCK = """schema: '2.0'
+stages:
+  tell:
+    outs:
+    - path: results/answers/a.json
+      hash: md5
+      md5: 0123456789abcdef0123456789abcdef
+      size: 2
+    - path: pages/07_a.ipynb
+      hash: md5
+      md5: {}
+      size: {}
+"""
+
+
+def md5_and_size(path):
+    return hashlib.md5(path.read_bytes()).hexdigest(), path.stat().st_size
+
+
 def test_a_page_follows_the_text_of_its_notebook(folder, capsys):
     path = folder / "pages/07_a.ipynb"
     page.write(path, page.text_of(made(folder)))
@@ -141,8 +161,11 @@ def test_a_page_follows_the_text_of_its_notebook(folder, capsys):
     notebook.cells[0].source = "# 7 · Better"
     nbformat.write(notebook, folder / "notebooks/07_a.ipynb")
     before = nbformat.read(path, 4)
+    lock = folder / "dvc.lock"
+    lock.write_text(LOCK.format(*md5_and_size(path)))
     assert page.main(["--check"]) == 1 and "run `make pages`" in capsys.readouterr().err
     assert page.main([]) == 0 and page.main(["--check"]) == 0
+    assert lock.read_text() == LOCK.format(*md5_and_size(path))
     after = nbformat.read(path, 4)
     assert after.cells[0].source == "# 7 · Better" and after.cells[-1] == before.cells[-1]
     del notebook.cells[3]
@@ -204,3 +227,13 @@ def test_a_page_is_clean_and_as_its_notebook_is(path):
 
 def test_all_pages_together_are_small():
     assert sum(path.stat().st_size for path in PAGES) < TOTAL
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_a_displayed_formula_is_a_paragraph(path):
+    """Within a paragraph, Sphinx takes its two dollar signs for inline formulas."""
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "markdown":
+            for paragraph in cell.source.split("\n\n"):
+                text = paragraph.strip()
+                assert "$$" not in text or (text.startswith("$$") and text.endswith("$$"))
