@@ -97,6 +97,13 @@ def on_cpu(monkeypatch):
 
 
 @pytest.fixture
+def warm_children(monkeypatch):
+    """What a test starts by `sys.executable` is warm, where `warm_python` is there."""
+    if folder := os.environ.get("WARM_PYTHON"):
+        monkeypatch.setattr(sys, "executable", f"{folder}/python")
+
+
+@pytest.fixture
 def tiny_disk():
     """Within `with tiny_disk():` any file may have 4 kB: writing fails in the writer itself, as on
     a full disk.

@@ -8,7 +8,7 @@ MAIN = {"trajectories": 20}  # of notebooks 5 to 7, which share their samples
 
 # Parameters by notebook
 SMALLER = {
-    "00_start_here": {"n": 64, "steps": 15},
+    "00_start_here": {"n": 32, "steps": 15},
     "01_train": {"images_seen": 3200, "warmup_steps": 10},
     "02_estimator": {
         "images_seen": 5120,
@@ -44,10 +44,10 @@ SMALLER = {
         "sizes": ["w16", "w32"],
         "lengths": ["short", "w32"],
         "recipes": {
-            "w16": [16, 3200, 0],
-            "w32": [32, 3200, 0],
-            "short": [32, 1600, 0],
-            "w32-s1": [32, 3200, 1],
+            "w16": [16, 1600, 0],
+            "w32": [32, 1600, 0],
+            "short": [32, 800, 0],
+            "w32-s1": [32, 1600, 1],
         },
         "steps": 5,
         "trajectories": 20,
@@ -139,8 +139,8 @@ SMALLER = {
     },
 }
 
-# Run before the notebook's own imports: SiT-mini is the tiny network, intervals of distances come
-# from ten subsets, and what real images have from fewer of them.
+# Run before the notebook's own imports: SiT-mini is the tiny network, distances and their intervals
+# come from fewer subsets, and what real images have from fewer of them.
 PRELUDE = f"""
 import contextlib
 from nag.support import paths
@@ -159,7 +159,7 @@ from nag.evaluation import metrics
 def few(n, resamples, *more, subsets=metrics.subsets):
     return subsets(n, min(resamples, 10), *more)
 
-metrics.subsets, spaces.EACH = few, 60
+metrics.subsets, metrics.KID_SUBSETS, spaces.EACH = few, 3, 60
 """
 
 

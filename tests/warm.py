@@ -22,14 +22,14 @@ LIBRARIES = (
     "ipykernel.kernelapp ipykernel.ipkernel papermill.execute papermill.engines nbclient "
     "dvc.cli dvc.repo"
 ).split()
-WARM = ("companion.", "nag.", "dvc", "ipykernel_launcher", "torch.distributed.run")
+WARM = "companion. nag. gloo_worker dvc ipykernel_launcher torch.distributed.run".split()
 ENOUGH = 1 << 18  # bytes of a request: arguments and environment
 
 
 def client(path, arguments):
     """Have the server at `path` run `-m MODULE ...`; anything else starts Python as usual."""
     given = arguments[arguments[:1] == ["-u"] :]
-    if given[:1] != ["-m"] or not given[1].startswith(WARM):
+    if given[:1] != ["-m"] or not given[1].startswith(tuple(WARM)):
         os.execv(sys.executable, [sys.executable, *arguments])
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.connect(path)

@@ -409,6 +409,7 @@ def test_by_hand_in_one_process(world, whole, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_torchrun_with_two_processes(world, whole, tmp_path):
     from nag.support.distributed import launch
 

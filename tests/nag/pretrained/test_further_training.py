@@ -282,6 +282,7 @@ def test_parts_of_a_batch_make_up_the_batch(spec):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_two_processes_train_what_one_does(spec, tmp_path):
     one, two = spec("one", mode="null"), spec("two", mode="null")
     records = run(one)

@@ -202,6 +202,7 @@ def test_checkpoints_by_steps(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_two_processes_killed_and_resumed_by_one(tmp_path, monkeypatch):
     """The loss curve of two gloo processes with gradient accumulation, stopped by a signal to one
     of them, is that of one.
