@@ -19,7 +19,7 @@ SMALLER = {
     "03_extractor": {"images_seen": 5120, "ema_decay": 0.5, "compared_images": 500},
     "04_tune": {"trajectories": 20, "reference_images": 300},
     "05_sample": MAIN,
-    "06_noise_shift": MAIN | {"arms": ["none", "nag"], "resamples": 50, "sde_images": 20},
+    "06_noise_shift": MAIN | {"resamples": 50, "sde_images": 20},
     "07_evaluate": MAIN | {"reference_images": 300},
     "10_your_own_model": {
         "images_seen": 3000,
@@ -159,7 +159,7 @@ from nag.evaluation import metrics
 def few(n, resamples, *more, subsets=metrics.subsets):
     return subsets(n, min(resamples, 10), *more)
 
-metrics.subsets, metrics.KID_SUBSETS, spaces.EACH = few, 3, 60
+metrics.subsets, metrics.KID_SUBSETS, spaces.EACH = few, 3, 250
 """
 
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from clones import ENV
+from jupyter_client.manager import start_new_kernel
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +43,19 @@ def test_a_program_cannot_tell(start):
     process = start(program, "a b", "-c")
     assert process.communicate("typed", timeout=60) == ("['a b', '-c'] here True typed\n", "")
     assert process.returncode == 3
+
+
+@pytest.mark.usefixtures("start")
+def test_a_kernel_imports_from_its_folder(tmp_path):
+    (tmp_path / "companion/__init__.py").write_text("place = 'here'")
+    manager, client = start_new_kernel(cwd=str(tmp_path), env=ENV)
+    try:
+        client.execute_interactive("import companion", timeout=60)
+        reply = client.execute(user_expressions={"found": "companion.place"}, code="", reply=True)
+        assert reply["content"]["user_expressions"]["found"]["data"]["text/plain"] == "'here'"
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
 
 
 def test_an_error_is_shown(start):

@@ -85,7 +85,9 @@ def become(request, files, base):
 
     np.random.seed()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count()))
-    if module == "ipykernel_launcher":  # sets it for an import of matplotlib that is still to come
+    if module == "ipykernel_launcher":
+        sys.path.insert(0, request["folder"])  # it takes its first entry away
+        # which the kernel sets for an import of matplotlib that is still to come
         os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     if backend := os.environ.get("MPLBACKEND"):
         matplotlib.rcParams["backend"] = backend
