@@ -171,7 +171,9 @@ class Normal(ast.NodeVisitor):
                 self.visit(value) for value in node.values if isinstance(value, ast.FormattedValue)
             ]
             return f"JoinedStr([{', '.join(values)}])" if values else "Text"
-        return self.generic_visit(node)
+        # Python 3.12 ends the format {x:{form}} with an empty text, others do not
+        texts = [value for value in node.values if getattr(value, "value", None) != ""]
+        return self.generic_visit(ast.JoinedStr(texts))
 
     def visit_Raise(self, node: ast.Raise) -> str:
         before, self.silent = self.silent, True

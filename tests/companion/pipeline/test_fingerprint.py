@@ -1,5 +1,6 @@
 """Fingerprints: what a stage computes changes them, how and where it is written does not."""
 
+import ast
 import inspect
 import json
 import os
@@ -174,6 +175,24 @@ LAYOUT = {
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from x import y\nEPS",
     ),
 }
+
+
+def test_the_tree_of_python_3_12_does_not_count(repo, monkeypatch):
+    """There a format that a name stands for ends with an empty text."""
+    repo.edit("nag/grids.py", "return [3", "print(f'{steps:{LAST}}')\n    return [3")
+    repo.books["04_grid"] = [("import nag.grids\nnag.grids.shifted(3)",)]
+    before = repo.prints()
+
+    def parse(*arguments, usual=ast.parse):
+        tree = usual(*arguments)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FormattedValue) and node.format_spec:
+                node.format_spec.values = [*node.format_spec.values[:1], ast.Constant("")]
+        return tree
+
+    monkeypatch.setattr(ast, "parse", parse)
+    repo.edit("nag/grids.py", "LAST = 0.04", "LAST = 0.04  # so that it is read again")
+    assert repo.changed(before) == set()
 
 
 @pytest.mark.parametrize("case", LAYOUT)
