@@ -87,7 +87,7 @@ site: setup ## build the website into build/site/html, from what is in Git, in a
 bench: setup ## speed of training and sampling beside a plain reference, to results/bench.json
 	@$(BIN)/python -m companion.experiments.bench
 
-campaign: setup ## kills, full disks, damaged files: every stage goes on with the same results (half an hour)
+campaign: setup ## kills, full disks, damaged files: every stage goes on with the same results (an hour)
 	@$(BIN)/python tests/campaign.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
 	@$(BIN)/python -m companion.report docs
 
