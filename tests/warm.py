@@ -22,14 +22,21 @@ LIBRARIES = (
     "ipykernel.kernelapp ipykernel.ipkernel papermill.execute papermill.engines nbclient "
     "dvc.cli dvc.repo"
 ).split()
-WARM = "companion. nag. gloo_worker dvc ipykernel_launcher torch.distributed.run".split()
+WARM = (
+    "companion.",
+    "nag.",
+    "gloo_worker",
+    "dvc",
+    "ipykernel_launcher",
+    "torch.distributed.run",
+)
 ENOUGH = 1 << 18  # bytes of a request: arguments and environment
 
 
 def client(path, arguments):
     """Have the server at `path` run `-m MODULE ...`; anything else starts Python as usual."""
     given = arguments[arguments[:1] == ["-u"] :]
-    if given[:1] != ["-m"] or not given[1].startswith(tuple(WARM)):
+    if given[:1] != ["-m"] or not given[1].startswith(WARM):
         os.execv(sys.executable, [sys.executable, *arguments])
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.connect(path)
@@ -86,8 +93,8 @@ def become(request, files, base):
     np.random.seed()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count()))
     if module == "ipykernel_launcher":
-        sys.path.insert(0, request["folder"])  # it takes its first entry away
-        # which the kernel sets for an import of matplotlib that is still to come
+        sys.path.insert(0, request["folder"])  # the launcher removes the first entry
+        # the launcher sets it, too, but for an import of matplotlib that is still to come
         os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     if backend := os.environ.get("MPLBACKEND"):
         matplotlib.rcParams["backend"] = backend

@@ -172,8 +172,8 @@ class Normal(ast.NodeVisitor):
             ]
             return f"JoinedStr([{', '.join(values)}])" if values else "Text"
         # Python 3.12 ends the format {x:{form}} with an empty text, others do not
-        texts = [value for value in node.values if getattr(value, "value", None) != ""]
-        return self.generic_visit(ast.JoinedStr(texts))
+        written = [x for x in node.values if not isinstance(x, ast.Constant) or x.value]
+        return self.generic_visit(ast.JoinedStr(written))
 
     def visit_Raise(self, node: ast.Raise) -> str:
         before, self.silent = self.silent, True

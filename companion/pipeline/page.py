@@ -208,16 +208,19 @@ def write(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def recorded(lock: str, path: str, old: str, new: str) -> str:
-    """The text of a dvc.lock with the hash of a page's new text in the place of its old one's, for
-    a stage whose output has another hash would run again."""
+def record(page: str, old: str, new: str) -> None:
+    """Write the hash of a page's new text into the lock that has the old one's, for a stage whose
+    output has another hash would run again."""
 
     def entry(text: str) -> str:
         content = text.encode()
         md5 = hashlib.md5(content).hexdigest()
-        return f"- path: {path}\n      hash: md5\n      md5: {md5}\n      size: {len(content)}\n"
+        return f"- path: {page}\n      hash: md5\n      md5: {md5}\n      size: {len(content)}\n"
 
-    return lock.replace(entry(old), entry(new))
+    for pipeline in fingerprint.PIPELINES:
+        lock = (fingerprint.ROOT / pipeline).with_suffix(".lock")
+        if lock.is_file() and entry(old) in (text := lock.read_text(encoding="utf-8")):
+            write(lock, text.replace(entry(old), entry(new)))
 
 
 def main(arguments: list[str]) -> int:
@@ -227,12 +230,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, list what is stale")
     check, stale = parser.parse_args(arguments).check, False
     pages, notebooks = fingerprint.ROOT / FOLDER, fingerprint.ROOT / "notebooks"
-    locks = [(fingerprint.ROOT / name).with_suffix(".lock") for name in fingerprint.PIPELINES]
 
     def follow(path: Path, text: str) -> None:
         nonlocal stale
-        old = path.read_text(encoding="utf-8")
-        if text != old:
+        if text != path.read_text(encoding="utf-8"):
             stale = True
             if check:
                 print(
@@ -241,20 +242,20 @@ def main(arguments: list[str]) -> int:
                 )
             else:
                 write(path, text)
-                for lock in filter(Path.is_file, locks):
-                    before = lock.read_text(encoding="utf-8")
-                    after = recorded(before, f"{FOLDER}/{path.name}", old, text)
-                    if after != before:
-                        write(lock, after)
 
     for path in sorted(notebooks.glob("*.ipynb")):
         follow(path, pointing(path, pages))
     for path in sorted(pages.glob("*.ipynb")):
+        old = path.read_text(encoding="utf-8")
         try:
-            follow(path, text_of(updated(path, notebooks)))
+            new = text_of(updated(path, notebooks))
         except ValueError as error:
             print(error, file=sys.stderr)
             stale = True
+            continue
+        follow(path, new)
+        if new != old and not check:
+            record(f"{FOLDER}/{path.name}", old, new)
     return int(check and stale)
 
 

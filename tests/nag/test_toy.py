@@ -205,8 +205,8 @@ def test_ode_maps_gaussian_quantiles(path):
     torch.testing.assert_close(x, quantiles(0.0), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("sampler, order", [(euler, 1), (heun, 2)])
 @pytest.mark.slow
+@pytest.mark.parametrize("sampler, order", [(euler, 1), (heun, 2)])
 def test_order_of_convergence(sampler, order):
     toy = example(dims=2)
     x = T.forward(toy, 50, 0.9, generator(10))

@@ -145,19 +145,19 @@ def test_tiny_run_makes_everything(tiny):
 
 
 @pytest.mark.slow
-def test_an_experiment_with_another_number(tiny):
-    """`dvc exp run -S` runs what depends on the number, to the end, and shows it in one short
-    row.
-    """
-    out = dvc(tiny, "exp", "run", "-n", "three-steps", "-S", "overhead.steps=3")
-    stages = {"overhead", "overhead-tell", "figures", "claims"}
-    assert set(re.findall(r"Running stage '([^']+)'", out)) - {"fingerprints"} == stages
-    overhead = json.loads((tiny / "results/metrics/overhead.json").read_text())
-    assert overhead["protocol"]["steps"] == 3
+def test_an_experiment_with_another_list(tiny):
+    """`dvc exp run -S` runs what depends on the list, to the end, and shows it in one short row."""
+    out = dvc(tiny, "exp", "run", "-n", "two-weights", "-S", "auto.weights_tried=[0.0,1.0]")
+    assert set(re.findall(r"Running stage '([^']+)'", out)) - {"fingerprints"} == {
+        *(f"auto_weight{part}@{family}" for part in ("", "-tell") for family in ("sit", "dit")),
+        *("figures", "claims"),
+    }
+    auto = json.loads((tiny / "results/metrics/auto-sit.json").read_text())
+    assert [row["w"] for row in auto["excess"]] == [0.0, 1.0]
     shown = dvc(tiny, "exp", "show", "--only-changed", "--drop", DEPENDENCIES, "--csv")
     header, *rows = csv.reader(shown.splitlines())
-    row = dict(zip(header, next(row for row in rows if row[0] == "three-steps"), strict=True))
-    assert row["overhead.steps"] == "3" and float(row["sit.nag.fd_inf"]) > 0
+    row = dict(zip(header, next(row for row in rows if row[0] == "two-weights"), strict=True))
+    assert row["auto.weights_tried"] == "[0.0, 1.0]" and float(row["sit.nag.fd_inf"]) > 0
     assert len([name for name in header if name.startswith(("sit.", "dit."))]) == 12
     page = (ROOT / "docs/reproduce.md").read_text()
     assert f"--drop '{DEPENDENCIES}'" in page

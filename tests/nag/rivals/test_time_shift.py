@@ -18,8 +18,8 @@ def shift(found, **changes):
     return time_shift(**settings)
 
 
-@pytest.mark.parametrize("planted", [-0.05, 0.0, 0.04])
 @pytest.mark.slow
+@pytest.mark.parametrize("planted", [-0.05, 0.0, 0.04])
 def test_time_shift_recovers_a_planted_shift_with_the_exact_posterior(planted):
     ring, prior = toy.ring(dims=64), toy.time_prior()
     x = toy.forward(ring, 1500, 0.5 + planted, torch.Generator().manual_seed(1))
