@@ -349,8 +349,8 @@ def _read_checkpoint(path: Path, config: TrainConfig) -> dict:
         ) from error
     if missing:
         raise ValueError(
-            f"{path} is no checkpoint of this project (no {sorted(missing)}): delete it to train "
-            "from the start"
+            f"{path} is not a checkpoint of this project (no {sorted(missing)}): delete it to "
+            "train from the start"
         )
     if state["settings"] != config.model_dump_json():
         raise ValueError(

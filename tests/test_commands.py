@@ -77,10 +77,10 @@ WRONG = {
         "": "arguments are required: notebook, executed",
         "nowhere.ipynb out.ipynb": "there is no notebook nowhere.ipynb",
         "book.ipynb out.ipynb -y [": "are not YAML",
-        "book.ipynb out.ipynb -y [1]": "are no mapping",
+        "book.ipynb out.ipynb -y [1]": "are not a mapping",
         "book.ipynb out.ipynb -p tune": "cannot read params.yaml",
         "book.ipynb out.ipynb --params half.yaml -p tune": "half.yaml is not YAML",
-        "book.ipynb out.ipynb --params list.json -p tune": "no mapping of parameters",
+        "book.ipynb out.ipynb --params list.json -p tune": "is not a mapping of parameters",
         "book.ipynb out.ipynb --params empty.json -p tune:w": "has no tune.w",
     },
 }

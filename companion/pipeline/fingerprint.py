@@ -119,7 +119,7 @@ def of_module(name: str, root: Path = ROOT) -> str:
     code = code_in(root)
     name = f"{name}.__main__" if code.has(f"{name}.__main__") else name
     if not code.has(name):
-        raise ValueError(f"{name} is no module of {' or '.join(PACKAGES)}: correct its name")
+        raise ValueError(f"{name} is not a module of {' or '.join(PACKAGES)}: correct its name")
     return code.fingerprint(Text("", frozenset({(name, WHOLE)})))
 
 

@@ -51,14 +51,14 @@ def written(texts: list[str]) -> dict:
             ) from error
         if not isinstance(given, dict):
             raise ValueError(
-                f'the parameters {text!r} are no mapping: write them as "{{name: value}}"'
+                f'the parameters {text!r} are not a mapping: write them as "{{name: value}}"'
             )
         found |= given
     return found
 
 
 def read(file: Path) -> dict:
-    """A params.yaml; raises ValueError if it cannot be read, is not YAML or no mapping."""
+    """A params.yaml; raises ValueError if it cannot be read, is not YAML or not a mapping."""
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader)  # a safe loader
     except OSError as error:
@@ -70,7 +70,7 @@ def read(file: Path) -> dict:
             raise ValueError(f"{file}: {fault}{line}: leave one of them") from error
         raise ValueError(f"{file} is not YAML{line}: correct it, or restore it with git") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file} is no mapping of parameters: restore it with git")
+        raise ValueError(f"{file} is not a mapping of parameters: restore it with git")
     return content
 
 
@@ -102,7 +102,9 @@ def chosen(choices: Sequence[str], file: Path = FILE) -> dict:
                 raise ValueError(f"{file} has no {key}: correct the name, or add it there")
             value = value[part]
         if not name and not isinstance(value, dict):
-            raise ValueError(f"{key} of {file} is no section but {value!r}: name it SECTION:NAME")
+            raise ValueError(
+                f"{key} of {file} is not a section but {value!r}: name it SECTION:NAME"
+            )
         entries = {name: value} if name else value
         if twice := sorted(found.keys() & entries.keys()):
             raise ValueError(f"{', '.join(twice)} comes twice, the second time from {key}")

@@ -5,7 +5,7 @@ DiT and SiT encode each image again in each step; here once, for the image and i
 the posterior is sampled in training, which gives the same distribution. The moments are kept in
 float16: that moves a value by at most 1/2048 of itself, about 2e-4 of the latents' spread and far
 below a grey level once decoded, and takes half the disk of float32 (ImageNet with flips: 42 GB at
-256 pixels, 168 GB at 512). They are computed in float32 unless told, with TF32 convolutions on CUDA
+256 pixels, 168 GB at 512). They are computed in float32 by default, with TF32 convolutions on CUDA
 as PyTorch's default has it and the official codes do; bf16 errs by about a hundredth of the spread
 (measured on a small random autoencoder). From the command line:
 `python -m torch.distributed.run --nproc-per-node 8 -m nag.data.latents spec.json`, or without

@@ -240,7 +240,7 @@ def test_an_unreadable_checkpoint_is_refused(tmp_path, build, loss, spoil):
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, build, loss, content):
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(
-        ValueError, match=r"a\.pt (is no checkpoint of this project|cannot be read).*: delete it"
+        ValueError, match=r"a\.pt (is not a checkpoint of this project|cannot be read).*: delete it"
     ):
         run(build(), loss, tmp_path / "a.pt")
 

@@ -80,7 +80,7 @@ def test_entries_are_chosen_by_name(tmp_path):
         "tune.six": "has no tune.six",
         "tune.sit:m": "has no tune.sit.m",
         "steps.a": "has no steps.a",
-        "steps": "is no section but 5",
+        "steps": "is not a section but 5",
     }.items():
         with pytest.raises(ValueError, match=says):
             chosen(choice)
