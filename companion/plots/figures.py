@@ -16,6 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from companion.plots.style import (
     ARMS,
+    DIM,
     INK,
     PALE,
     SERIES,
@@ -44,6 +45,7 @@ __all__ = [
     "tuning",
 ]
 ROUND = (1, 2, 2.5, 5, 10)  # steps between ticks
+OUTLIERS = 0.02  # of the readings of an arm, on either side, may be counted instead of drawn
 QUALITY = {
     "fd_inf": "Fréchet distance, bias-\ncorrected (lower is better)",
     "kid": "KID\n(lower is better)",
@@ -62,6 +64,14 @@ def _column(times: np.ndarray, t: float) -> int:
     return int(gap.argmin())
 
 
+def _range(sets: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The levels between which all of every set lie but OUTLIERS of it, and half as far again on
+    either side."""
+    low = min(np.quantile(values, OUTLIERS) for values in sets)
+    high = max(np.quantile(values, 1 - OUTLIERS) for values in sets)
+    return low - (high - low) / 2, high + (high - low) / 2
+
+
 @style()
 def posterior_density(
     sampled: Mapping[str, np.ndarray],
@@ -76,7 +86,7 @@ def posterior_density(
     (K,), a panel per t.
 
     `at` picks the nearest of the times; kernel density (Scott, 1992), means marked on the curves
-    (paper, Fig. 1). Raises ValueError for an unknown arm, other shapes, a t off the grid, or
+    (paper, Fig. 1). A few readings far from all others are counted, not drawn. Raises ValueError for an unknown arm, other shapes, a t off the grid, or
     estimates that are all alike."""
     times, sets = (
         np.asarray(times),
@@ -92,13 +102,19 @@ def posterior_density(
     for ax, t in zip(axes, at, strict=True):
         k = _column(times, t)
         ax.axvline(times[k], color=INK, lw=1, zorder=1)
+        low, high = _range([np.asarray(levels)[:, k] for levels in sets.values()])
+        beyond = []
         for arm, levels in sets.items():
             values, look = np.asarray(levels)[:, k], arm_style(arm)
             if np.ptp(values) == 0:
                 raise ValueError(
                     f"all estimates of {arm!r} at t = {times[k]:g} are alike: choose another t"
                 )
-            x, y = posterior_kde(values)
+            near = values[(values >= low) & (values <= high)]
+            x, y = posterior_kde(near)
+            y *= len(near) / len(values)
+            if far := len(values) - len(near):
+                beyond.append(f"{look['label']}: {far} beyond")
             ax.plot(x, y, color=look["color"], linestyle=look["linestyle"])
             ax.fill_between(
                 x, y, color=look["color"], alpha=0.25 if arm == "forward" else 0.08, lw=0
@@ -120,6 +136,8 @@ def posterior_density(
             ylim=(0, None),
             title=f"t = {times[k]:.3g}",
         )
+        where = {"transform": ax.transAxes, "ha": "right", "va": "top", "fontsize": 8}
+        ax.text(1, 1, "\n".join(beyond), color=DIM, **where)
         ax.xaxis.set_major_locator(MaxNLocator(3, steps=ROUND))
         ax.yaxis.set_major_locator(MaxNLocator(4, steps=ROUND))
         ax.grid(False)

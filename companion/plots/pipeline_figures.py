@@ -52,12 +52,16 @@ def shift(folder: Path, family: str, stochastic: bool = False, model: str = "") 
     if not stochastic:
         protocol = read_json(folder / "protocols" / f"{family}-none.json")
         curves |= {"solver": protocol["solver"], "steps": protocol["steps"]}
-    none, nag = (_thousandths(found[prefix + arm]["shift_late"]) for arm in ("none", "nag"))
+    late, nag = found[prefix + "none"]["shift_late"], found[prefix + "nag"]["late_ratio"]
+    result = {
+        "above": f"late states look noisier; NAG takes the shift to {show(nag)}",
+        "below": f"late states look cleaner; NAG takes the shift to {show(nag)}",
+        "inconclusive": "no late shift is shown without guidance",
+    }[sign(late)]
     return notebooks.shift(
         curves,
         PATH_OF[family],
-        title=f"{model or named(family)}, {solver_name(curves['solver'])}: late shift × 1000 is "
-        f"{none}, with NAG {nag}",
+        title=f"{model or named(family)}, {solver_name(curves['solver'])}: {result}",
         note=_trajectories(curves, curves.get("control")) + " Thin lines: 95 % CI over images.",
     )
 
@@ -119,19 +123,20 @@ def calibration(folder: Path, path: str) -> Figure:
 def training(folder: Path, families: list[str]) -> Figure:
     """The training loss of the networks."""
     logs = {named(f): pd.read_csv(folder / "curves" / f"train-{f}.csv") for f in families}
-    last = (f"{name} {log['loss'].tail(10).mean():.3f}" for name, log in logs.items())
-    return figures.training_curves(logs, title=f"Training loss at the end: {', '.join(last)}")
+    last = (f"{log['loss'].tail(10).mean():.3f} ({name})" for name, log in logs.items())
+    return figures.training_curves(logs, title=f"The training loss ends at {' and '.join(last)}")
 
 
 def quality(folder: Path, family: str) -> Figure:
     """Distances, precision and recall of the four arms."""
     ratios = read_json(folder / "metrics" / f"ratios-{family}.json")
     gain = ratios["nag over none"]
+    second = gain.get("second")
+    pixels = f", in pixels {show(second)} ({outcome(second)})" if second else ""
     return figures.quality(
         read_json(folder / "metrics" / f"quality-{family}.json"),
         floor=ratios["real training images"],
-        title=f"{named(family)}: NAG's distance is {show(gain)} of the unguided one "
-        f"({outcome(gain)})",
+        title=f"{named(family)}, NAG over unguided: {show(gain)} ({outcome(gain)})" + pixels,
         note=_protocol(folder, family) + " Intervals: 95 %.",
     )
 
@@ -165,10 +170,6 @@ def draw(
 def _change(images: np.ndarray, others: np.ndarray) -> float:
     """Root mean square difference of uint8 images of the same shape."""
     return float(np.sqrt(np.mean((images.astype(float) - others) ** 2)))
-
-
-def _thousandths(x: Mapping[str, float]) -> str:
-    return show({end: 1000 * x[end] for end in ("value", "low", "high")}, ".1f")
 
 
 def _trajectories(curves: Mapping, control: int | None) -> str:

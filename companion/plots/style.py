@@ -13,6 +13,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from nag.support.files import atomic
@@ -145,9 +146,30 @@ def panels(n: int, columns: int) -> tuple[Figure, list[Axes]]:
     return fig, list(axes.flat[:n])
 
 
+def _legend(fig: Figure, handles: Sequence[Line2D], bottom: float) -> Legend:
+    return fig.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, bottom),
+        ncols=len(handles),
+        borderaxespad=0,
+    )
+
+
+def _rows(fig: Figure, handles: Sequence[Line2D]) -> list[Sequence[Line2D]]:
+    """The handles of a legend in rows that are no wider than the figure."""
+    tried = _legend(fig, handles, 0)
+    width = tried.get_window_extent().width
+    tried.remove()
+    if width <= fig.bbox.width or len(handles) == 1:
+        return [handles]
+    half = (len(handles) + 1) // 2
+    return _rows(fig, handles[:half]) + _rows(fig, handles[half:])
+
+
 def frame(fig: Figure, title: str, note: str, *legends: Sequence[Line2D]) -> Figure:
-    """Title above; legends, a row each, and note below; the axes get what is left (in inches,
-    whatever the height).
+    """Title above; legends, a row each or two where one is too wide, and note below; the axes get
+    what is left (in inches, whatever the height).
 
     The figure is taken out of pyplot's hands, so that a notebook shows it once, as a cell's value.
     """
@@ -166,14 +188,9 @@ def frame(fig: Figure, title: str, note: str, *legends: Sequence[Line2D]) -> Fig
         )
         bottom += 0.15 * len(lines) + 0.04
     for handles in reversed(legends):
-        fig.legend(
-            handles=handles,
-            loc="lower center",
-            bbox_to_anchor=(0.5, bottom / height),
-            ncols=len(handles),
-            borderaxespad=0,
-        )
-        bottom += 0.27
+        for row in reversed(_rows(fig, handles)):
+            _legend(fig, row, bottom / height)
+            bottom += 0.27
     fig.get_layout_engine().set(rect=(0.006, bottom / height, 0.986, 1 - (bottom + 0.33) / height))
     plt.close(fig)
     return fig

@@ -16,8 +16,8 @@ from nag.support.files import read_json
 from nag.support.paths import DATA
 from nag.support.uncertainty import independent_ratio, outcome, verdict
 
-VERDICTS = ("reproduced", "partly", "contradicted", "needs GPUs")
-OPEN = "inconclusive"  # of one network and sampler; a claim that depends on such a one is partly
+OPEN = "inconclusive"
+VERDICTS = ("reproduced", "partly", "contradicted", OPEN, "needs GPUs")
 NEAR = 1.25  # C5: "close to the quality of CFG" is a distance of at most 1.25 of CFG's
 TOLERANCE = 0.1  # C3: the relative error of Statement 1 that we accept
 Row = dict  # {"family", "sampler", "value", "low", "high", "verdict"}, what is known of them
@@ -213,8 +213,9 @@ JUDGES: dict[str, Callable[[Row], str]] = {
 
 
 def joined(verdicts: Sequence[str]) -> str:
-    """All alike is that verdict; mixed, inconclusive or none at all is partly."""
-    return verdicts[0] if len(set(verdicts)) == 1 and verdicts[0] != OPEN else "partly"
+    """The verdict that all share; if they differ, partly, and without any, inconclusive."""
+    found = set(verdicts) or {OPEN}
+    return found.pop() if len(found) == 1 else "partly"
 
 
 def with_studies(own: str, answers: Sequence[dict], complete: bool = True) -> str:

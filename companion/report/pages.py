@@ -3,7 +3,7 @@
 import ast
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -35,7 +35,7 @@ PAGES = {
     "docs/results.md": "Results in full, with intervals and protocols",
     "docs/claims.md": "The paper's nine claims: full verdicts and their evidence",
     "docs/findings.md": "What we found beyond the claims",
-    "docs/questions.md": "The questions that the paper leaves open, and one of ours",
+    "docs/questions.md": "The questions that the paper leaves open, and four of ours",
     "docs/rivals.md": "Rivals: corrections of exposure bias and other guidance, with their costs",
     "docs/overhead.md": "What every arm costs in evaluations, time, memory and training",
     "docs/capabilities.md": "What this project and seven others can do",
@@ -47,6 +47,11 @@ PAGES = {
     "docs/campaign.md": "Kills, full disks and damaged files: what every stage and reader does",
     "docs/glossary.md": "Words and symbols",
 }
+WHERE = {"C": "docs/claims.md", "Q": "docs/questions.md", "F": "docs/findings.md"}
+NAMES_OF_ROWS = re.compile(  # outside of headings, code and links
+    r"```.*?```|`[^`\n]*`|^#[^\n]*|!?\[[^\]]*\]\([^)]*\)|(?<!\w)(?P<row>[CQF][1-9]\d?)(?!\w)",
+    re.DOTALL | re.MULTILINE,
+)
 LINES, CELL = 200, 160  # of the README; characters of a table's cell
 UNWANTED = re.compile(
     r"\btold\b|\bbias[ -]off\b|\bmend(?:ed|s)?\b|\banew\b|\bholds\s+zero\b"
@@ -150,6 +155,20 @@ def _facts(reader: Reader) -> dict:
     }
 
 
+def cross_linked(text: str, page: str, rows: Collection[str]) -> str:
+    """The text of a page with each claim, question and finding that it names, such as C4, leading
+    to its place; `rows` are the names of those that there are."""
+
+    def link(match: re.Match) -> str:
+        name = match["row"]
+        if name not in rows:
+            return match[0]
+        file = os.path.relpath(WHERE[name[0]], PurePosixPath(page).parent)
+        return f"[{name}]({file}#{name.lower()})"
+
+    return NAMES_OF_ROWS.sub(link, text)
+
+
 def render(reader: Reader) -> dict[str, str]:
     """{path: text} of all PAGES.
 
@@ -174,8 +193,10 @@ def render(reader: Reader) -> dict[str, str]:
             )
 
         template = environment.get_template(f"pages/{path}.j2")
-        return template.render(to=to, evidence=evidence, **facts)
+        text = template.render(to=to, evidence=evidence, **facts)
+        return text if path == README else cross_linked(text, path, rows)
 
+    rows = {name for kind in ("claims", "questions", "findings") for name in facts[kind]}
     return {path: page(path) for path in PAGES}
 
 

@@ -72,7 +72,7 @@ def teaser(found: dict[str, Any]) -> Figure:
     late = read_json(METRICS / "shift-sit.json")
     none, nag = late["sde-none"]["shift_late"], late["sde-nag"]
     title = (
-        f"States look {SAID[sign(none)]}; with NAG the shift is {show(nag['late_ratio'])} as large"
+        f"Late states look {SAID[sign(none)]}; NAG takes the shift to {show(nag['late_ratio'])} of it"
     )
     note = (
         f"{TITLES['sit']}, {solver_name(curves['solver'])}, {curves['steps']} steps. "

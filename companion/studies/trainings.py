@@ -1,6 +1,8 @@
 """What notebook 36 measures: whether results hold for trainings that differ in their seed alone.
 
-Ratios are of Fréchet distances with NAG over those without, below 1 is better."""
+Ratios are of Fréchet distances with NAG over those without, below 1 is better. Each training has
+seeds of its own, so that errors over images average out over the trainings; arms of one training
+share theirs."""
 
 from collections.abc import Mapping, Sequence
 from math import exp
@@ -42,6 +44,11 @@ def choose(
     }
 
 
+def with_own_seeds(config: SampleConfig, k: int) -> SampleConfig:
+    """The settings of training k, whose seeds follow those of training k - 1."""
+    return config.model_copy(update={"first_seed": config.first_seed + k * config.n_images})
+
+
 def sampled(
     family: Family, chosen: Mapping[str, Arm], config: SampleConfig, kind: str, folder: Path
 ) -> dict[str, study.Row]:
@@ -69,14 +76,14 @@ def ratios(rows: Sequence[Mapping[str, study.Row]], real: Features) -> dict[str,
         if arm not in rows[0] or other not in rows[0]:
             continue
         each = [study.ratio(row[arm], row[other], real) for row in rows]
-        found[f"{arm} over {other}"] = {"each": each, "mean": mean_ratio(each)}
+        found[f"{arm} over {other}"] = {"each": each, "mean": mean_ratio(each, independent=True)}
     return found
 
 
 def over(values: Sequence[Interval]) -> Interval:
     """Mean of numbers of several trainings; its interval is `mean_ratio`'s, of numbers instead of
     their logarithms."""
-    mean = mean_ratio([exponential(x) for x in values])
+    mean = mean_ratio([exponential(x) for x in values], independent=True)
     value, low, high = (float(np.log(mean[end])) for end in ("value", "low", "high"))
     return {"value": value, "low": low, "high": high}
 
@@ -137,11 +144,15 @@ def measured(
     """The numbers of one family's trainings, and the arms of the first for pictures, "KIND ARM".
 
     `chosen` and `configs` are by kind of sampler; `held` are held-out uint8 images and labels."""
-    numbers: dict[str, Any] = {"trainings": len(families), "samplers": {}, "weights": {}}
-    numbers |= {"ratios": {}, "quality": {}, "shift_late": {}}
+    numbers: dict[str, Any] = {"trainings": len(families), "seeds": {}, "samplers": {}}
+    numbers |= {"weights": {}, "ratios": {}, "quality": {}, "shift_late": {}}
     pictures: dict[str, study.Row] = {}
     for kind, config in configs.items():
-        rows = [sampled(family, chosen[kind], config, kind, folder) for family in families]
+        rows = [
+            sampled(family, chosen[kind], with_own_seeds(config, k), kind, folder)
+            for k, family in enumerate(families)
+        ]
+        numbers["seeds"][kind] = [int(row["none"]["seeds"][0]) for row in rows]
         numbers["samplers"][kind] = sampler_of(kind, families[0].path)
         numbers["weights"][kind] = {
             name: {"w_nag": arm.w_nag, "cfg": arm.cfg} for name, arm in chosen[kind].items()

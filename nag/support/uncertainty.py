@@ -177,25 +177,27 @@ def over_trainings(ratio: Mapping[str, Any], spread: float, trainings: int) -> d
     }
 
 
-def mean_ratio(ratios: Sequence[Mapping]) -> dict:
+def mean_ratio(ratios: Sequence[Mapping], independent: bool = False) -> dict:
     """Geometric mean of ratios, one of each training, with its 95 % interval over trainings and
     images.
 
     {"value", "low", "high", "n"}, n the sum of theirs. The interval is the wider of two, both of
-    the logarithm: Student's t over the trainings, and the mean of their own over images, which more
-    trainings do not make narrower, since the same noise gives similar images in all of them. Of
+    the logarithm: Student's t over the trainings, and that of the mean over images. The same noise
+    gives similar images in all trainings, so more of them do not make the latter narrower, unless
+    each has noise of its own (`independent`), when half-widths add in squares. Of
     Fréchet ratios (`nag.evaluation.metrics.distance_ratio`) the mean has "raw", "bias_corrected"
     and "second" as they have; it is raw unless all of them are bias-corrected."""
     found: dict = {"n": sum(x["n"] for x in ratios)} if all("n" in x for x in ratios) else {}
     if all("raw" in x for x in ratios):
-        found["raw"] = mean_ratio([x["raw"] for x in ratios])
+        found["raw"] = mean_ratio([x["raw"] for x in ratios], independent)
         found["bias_corrected"] = all(x["bias_corrected"] for x in ratios)
         if not found["bias_corrected"]:
             ratios = [{**x, **x["raw"]} for x in ratios]
     if all("second" in x for x in ratios):
-        found["second"] = mean_ratio([x["second"] for x in ratios])
+        found["second"] = mean_ratio([x["second"] for x in ratios], independent)
     logs, k = np.log([x["value"] for x in ratios]), len(ratios)
-    half = np.mean([np.log(x["high"] / x["value"]) for x in ratios])
+    halves = np.array([np.log(x["high"] / x["value"]) for x in ratios])
+    half = np.sqrt((halves**2).sum()) / k if independent else halves.mean()
     if k > 1:
         half = max(half, scipy.stats.t.ppf(0.975, k - 1) * logs.std(ddof=1) / k**0.5)
     low, value, high = (float(np.exp(logs.mean() + end * half)) for end in (-1, 0, 1))

@@ -13,7 +13,7 @@ from companion.plots import study_figures, style
 from companion.studies.tell.words import listed, mini, sampler_name
 from nag.data import finetuning_sets
 from nag.support.paths import DATA
-from nag.support.uncertainty import outcome, show
+from nag.support.uncertainty import outcome, show, verdict
 
 PAIRS = {"none": "nag", "cfg": "cfg+nag", "dog": "dog+nag"}  # without: with NAG
 NAMES = {"none": "no guidance", "cfg": "CFG", "dog": "DoG"}
@@ -93,10 +93,9 @@ def said(ratio: Mapping) -> str:
 
 def verdicts(ratios: Mapping[str, Mapping]) -> dict[str, str]:
     """C9 is about all three baselines; C6's half about Domain Guidance."""
-    found = {outcome(ratio) for ratio in ratios.values()}
-    words = {"better": "reproduced", "worse": "contradicted", "inconclusive": "partly"}
-    whole = words[found.pop()] if len(found) == 1 else "partly"
-    return {"C9": whole, "C6": words[outcome(ratios["dog"])]}
+    found = {verdict(ratio, -1, 1) for ratio in ratios.values()}
+    whole = found.pop() if len(found) == 1 else "partly"
+    return {"C9": whole, "C6": verdict(ratios["dog"], -1, 1)}
 
 
 def at_end(numbers: Mapping) -> list[str]:

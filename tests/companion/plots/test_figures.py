@@ -83,6 +83,18 @@ def test_density_shows_the_means_and_the_nearest_time():
         assert np.trapezoid(x * y, x) == pytest.approx(values[:, k].mean(), abs=1e-3)
 
 
+def test_density_counts_readings_far_from_all_others():
+    levels = np.tile(0.3 + 0.01 * RNG.standard_normal((200, 1)), 51)
+    levels[:3] = 0.9
+    fig = figures.posterior_density({"nag": levels}, levels[3:], TIMES, (0.3,))
+    (ax,) = fig.axes
+    curve, mean = arm_lines(ax, "nag")
+    x, y = curve.get_data()
+    assert x.max() < 0.5 and np.trapezoid(y, x) == pytest.approx(197 / 200, abs=0.01)
+    assert mean.get_xdata()[0] == pytest.approx(levels[:, 0].mean())
+    assert [text.get_text() for text in ax.texts] == ["NAG: 3 beyond"]
+
+
 def test_density_rejects_bad_input():
     good = TIMES + 0.01 * RNG.standard_normal((5, 51))
     with pytest.raises(ValueError, match="one column per time"):
@@ -260,12 +272,21 @@ def test_saved_bytes_repeat_and_the_figure_is_closed(tmp_path):
     assert dict(mpl.rcParams) == before
 
 
+@style.style()
+def wide_legend():
+    fig, ax = mpl.pyplot.subplots(figsize=(style.WIDTH, 3))
+    ax.set_xlabel("x")
+    handles = [style.line(label=f"what the line number {k} means") for k in range(5)]
+    return style.frame(fig, "", "", handles)
+
+
 @pytest.mark.parametrize(
     "draw",
     [
         lambda: figures.shift_curves(TIMES, curves(), note="N = 400, seeds 0-399"),
         lambda: figures.quality(summary()),
         lambda: figures.tuning(table(), {"cfg": (0, 2)}),
+        lambda: wide_legend(),
     ],
 )
 def test_nothing_is_clipped_and_every_axis_is_named(draw):

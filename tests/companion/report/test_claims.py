@@ -31,13 +31,13 @@ def answer(verdict, sentence="S."):
     [
         (["reproduced"] * 2, "reproduced"),
         (["contradicted"], "contradicted"),
-        (["inconclusive"] * 2, "partly"),
+        (["inconclusive"] * 2, "inconclusive"),
         (["reproduced", "inconclusive"], "partly"),
         (["reproduced", "contradicted"], "partly"),
-        ([], "partly"),
+        ([], "inconclusive"),
     ],
 )
-def test_a_claim_that_is_open_or_mixed_is_partly(found, verdict):
+def test_verdicts_that_differ_are_partly(found, verdict):
     assert claims.joined(found) == verdict
 
 
@@ -149,7 +149,7 @@ def test_every_claim_has_its_numbers_words_and_evidence():
 
 def test_without_a_dit_the_comparison_is_partly():
     row = claims.ledger(Reader(), ["sit"])[7]
-    assert row["verdict"] == "partly" and row["note"] == "No DiT was trained in this run."
+    assert row["verdict"] == "inconclusive" and row["note"] == "No DiT was trained in this run."
 
 
 def test_findings_have_a_title_notebooks_and_evidence():

@@ -79,6 +79,13 @@ def test_faults_are_found():
     assert "202 lines" in found[1] and f"{pages.CELL + 1} characters" in found[2]
 
 
+def test_named_rows_lead_to_their_places():
+    text = "# C4 here\n\nC4 (Q1), `C4`, [C4](#c4), F99, F10\n```\nC4\n```"
+    made = pages.cross_linked(text, "docs/findings.md", {"C4", "Q1", "F10"})
+    wanted = "[C4](claims.md#c4) ([Q1](questions.md#q1)), `C4`, [C4](#c4), F99, [F10](findings.md#f10)"
+    assert made == text.replace("C4 (Q1), `C4`, [C4](#c4), F99, F10", wanted)
+
+
 def test_nothing_stands_in_docs_that_is_not_made():
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")} == {
         path for path in pages.PAGES if path.startswith("docs/")

@@ -7,7 +7,7 @@ import torch
 from spread_arms import REAL, row
 
 from companion.experiments import study
-from companion.experiments.generate import Arm
+from companion.experiments.generate import Arm, SampleConfig
 from companion.plots.style import save
 from companion.studies import trainings
 from companion.studies.families import Family
@@ -35,18 +35,24 @@ def test_ratios_are_of_each_training_and_their_mean():
     found = trainings.ratios(rows, REAL)
     assert [*found] == ["nag over none", "cfg over none", "cfg-nag over cfg"]
     each = [study.ratio(of["cfg-nag"], of["cfg"], REAL) for of in rows]
-    assert found["cfg-nag over cfg"] == {"each": each, "mean": mean_ratio(each)}
+    assert found["cfg-nag over cfg"] == {"each": each, "mean": mean_ratio(each, independent=True)}
     few = [{arm: of[arm] for arm in ("none", "nag")} for of in rows]
     assert trainings.ratios(few, REAL) == {"nag over none": found["nag over none"]}
 
 
 def test_the_mean_of_numbers_has_the_wider_interval():
     near = [{"value": x, "low": x - 0.5, "high": x + 0.5} for x in (1.0, 1.01, 0.99)]
-    mean = trainings.over(near)
-    assert (mean["value"], mean["low"], mean["high"]) == pytest.approx((1.0, 0.5, 1.5))
+    mean, half = trainings.over(near), 0.5 / 3**0.5
+    assert (mean["value"], mean["low"], mean["high"]) == pytest.approx((1.0, 1 - half, 1 + half))
     far = [{"value": x, "low": x - 0.01, "high": x + 0.01} for x in (-1.0, 0.0, 1.0)]
     half = 4.303 / 3**0.5  # Student's t of two degrees of freedom
     assert trainings.over(far)["high"] == pytest.approx(half, rel=1e-3)
+
+
+def test_trainings_have_seeds_of_their_own():
+    config = SampleConfig(n_images=30, first_seed=100)
+    of = [trainings.with_own_seeds(config, k).seeds for k in range(3)]
+    assert [seed for seeds in of for seed in seeds] == list(range(100, 190))
 
 
 @pytest.mark.parametrize("path", ["linear", "ddpm"])
@@ -86,7 +92,7 @@ def of_family(nag, names):
         "samplers": names,
         "ratios": dict.fromkeys(names, pairs),
         "shift_late": dict.fromkeys(names, shift),
-        "excess": [{"0 to 0.25": {"value": x}} for x in (1.04, 1.05, 1.06)],
+        "excess": [{"0 to 0.25": ratio(x * nag, 1.01)} for x in (1.04, 1.05, 1.06)],
     }
 
 
@@ -97,7 +103,7 @@ def numbers():
         "dit": {"ode": "ddim", "sde": "ddpm"},
     }
     families = {f: of_family(x, names[f]) for f, x in (("sit", 0.9), ("dit", 0.6))}
-    return {"n": 1200, "steps": {"ode": 25, "sde": 250}, "families": families}
+    return {"n": {"ode": 2400, "sde": 1200}, "steps": {"ode": 25, "sde": 250}, "families": families}
 
 
 def test_the_claim_is_judged_by_the_means_of_all_samplers(numbers):
@@ -117,7 +123,9 @@ def test_sentences_have_the_numbers(numbers):
     assert (
         f"DiT-mini DDPM, 250 steps {tell.show(ratio(0.6)['second'])} (pixels)" in said["sentence"]
     )
-    assert "SiT-mini 1.04 to 1.06 (0 to 0.25)" in said["sentence"]
+    (null,) = tell.null_branches(numbers).values()
+    assert null["value"] == pytest.approx(0.6 / 0.9)
+    assert f"0 to 0.25 {tell.show(null)} (better than SiT's)" in said["sentence"]
     assert said["verdict"] == "reproduced" and "deterministic sampler 1.50" in said["brief"]
 
 

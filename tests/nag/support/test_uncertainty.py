@@ -215,6 +215,8 @@ def test_a_mean_ratio_takes_the_wider_of_two_intervals():
     assert (alike["low"], alike["high"]) == pytest.approx(
         (0.9 / math.exp(0.1), 0.9 * math.exp(0.1))
     )
+    own = u.mean_ratio([found(0.9, 0.1)] * 4, independent=True)
+    assert (own["low"], own["high"]) == pytest.approx((0.9 / math.exp(0.05), 0.9 * math.exp(0.05)))
 
 
 def test_a_mean_of_bias_corrected_ratios_is_raw_unless_all_are_corrected():
