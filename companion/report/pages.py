@@ -36,6 +36,7 @@ PAGES = {
     "docs/claims.md": "The paper's nine claims: full verdicts and their evidence",
     "docs/findings.md": "What we found beyond the claims",
     "docs/questions.md": "The questions that the paper leaves open, and four of ours",
+    "docs/corrections.md": "What was corrected: verdicts and numbers before and after an audit",
     "docs/rivals.md": "Rivals: corrections of exposure bias and other guidance, with their costs",
     "docs/overhead.md": "What every arm costs in evaluations, time, memory and training",
     "docs/capabilities.md": "What this project and seven others can do",
@@ -117,6 +118,7 @@ def _facts(reader: Reader) -> dict:
     return {kind: {row["id"]: row for row in rows} for kind, rows in ledger.items()} | {
         "arm_names": ARM_NAMES,
         "arms": ARMS,
+        "audit": reader.content("data/audit.json"),
         "auto": {f: reader.content(f"results/metrics/auto-{f}.json") for f in FAMILIES},
         "bench": stored("results/bench.json"),
         "campaign": stored("results/campaign.json"),
