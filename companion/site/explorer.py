@@ -20,10 +20,10 @@ from PIL import Image
 from companion.experiments import study
 from companion.experiments.generate import Arm, SampleConfig, batches, forget, sample
 from companion.experiments.shards import ShardConfig
+from companion.studies.families import sampler_of
 from nag import checkpoint
 from nag.data import fashion_mnist
 from nag.interpolant import PATH_OF
-from nag.samplers.registry import resolve
 from nag.shift import estimated_times, forward_states, noise_shift
 from nag.support.files import atomic, write_json
 from nag.support.paths import RESULTS, STUDIES, WEIGHTS
@@ -31,7 +31,7 @@ from nag.support.paths import RESULTS, STUDIES, WEIGHTS
 FOLDER = RESULTS / "explorer"
 W = {"sit": (0.0, 0.5, 1.0, 2.0, 3.0, 4.0), "dit": (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)}
 CFG = (1.0, 1.1, 1.25, 1.5)
-STEPS = {"ode": 25, "sde": 50}  # as in the report
+STEPS = {"ode": 25, "sde": 50}
 UNIT = 1e-4  # of t, in the files of levels
 
 
@@ -53,8 +53,9 @@ def shown(
     images (control, K), and the shift of each arm, of a committed network."""
     path, weights = PATH_OF[family], WEIGHTS / f"{family}.safetensors"
     net, reader = checkpoint.load(weights), study.load_reader(path)
+    solver = sampler_of(sampler, path)
     config = SampleConfig(
-        sampler=sampler, steps=steps, n_images=images, trajectories=images, compile=compile
+        sampler=solver, steps=steps, n_images=images, trajectories=images, compile=compile
     )
     real = fashion_mnist.to_float(fashion_mnist.load_fashion_mnist("test")[0][:control])
     pictures, levels, kept = [], [], []
@@ -74,7 +75,7 @@ def shown(
         "control": forward,
         "times": times,
         "shifts": [noise_shift(level, forward, times, path=path) for level in levels],
-        "solver": resolve(sampler, path),
+        "solver": solver,
     }
 
 

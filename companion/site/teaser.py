@@ -2,9 +2,9 @@
 
     python -m companion.site.teaser
 
-samples ten seeds with SiT-mini under the paper's stochastic sampler, without NAG and with the tuned
-weight, and writes results/site: teaser.png and teaser.svg, shift curves of the report beside the
-images, and forming.webp, every state with the level that the estimator reads.
+samples ten seeds with SiT-mini under the paper's sampler in its 250 steps, without NAG and with the
+tuned weight, and writes results/site: teaser.png and teaser.svg, shift curves of notebook 32 beside
+the images, and forming.webp, every fifth state with the level that the estimator reads.
 """
 
 from pathlib import Path
@@ -24,10 +24,11 @@ from nag import checkpoint
 from nag.data import fashion_mnist
 from nag.shift import estimated_times, forward_states
 from nag.support.files import atomic, read_json
-from nag.support.paths import METRICS, RESULTS, WEIGHTS
+from nag.support.paths import RESULTS, ROOT, WEIGHTS
 from nag.support.uncertainty import show, sign
 
 FOLDER = RESULTS / "site"
+STUDY = "studies/results/metrics/paper_samplers-sit.json"
 LONGEST = 2_000_000  # bytes of the animation
 MILLISECONDS, LAST = 90, 3000  # of a frame, of the last one
 SAID = {
@@ -37,18 +38,19 @@ SAID = {
 }
 
 
-def sampled(steps: int = 50, images: int = 10, control: int = 400) -> dict[str, Any]:
+def sampled(steps: int = 250, images: int = 10, control: int = 400) -> dict[str, Any]:
     """States (images, K, 28, 28) and mean shifts (K,) of both arms, their times and the weight."""
     net, reader = checkpoint.load(WEIGHTS / "sit.safetensors"), study.load_reader("linear")
     config = SampleConfig(
-        sampler="sde",
+        sampler="euler_maruyama_tweedie",
         steps=steps,
+        states_every=5,
         n_images=images,
         trajectories=images,
         precision="fp32",
         compile=False,
     )
-    arms = {arm: guidance_of("sit", arm) for arm in site_figures.PAIR}
+    arms = {arm: guidance_of("sit", arm, STUDY) for arm in site_figures.PAIR}
     runs = {
         arm: sample(net, guidance.terms(), config, progress=False) for arm, guidance in arms.items()
     }
@@ -67,15 +69,13 @@ def sampled(steps: int = 50, images: int = 10, control: int = 400) -> dict[str, 
 
 
 def teaser(found: dict[str, Any]) -> Figure:
-    """The report's curves beside the sampled images, under what they show."""
-    curves = read_json(RESULTS / "curves" / "shift-sde-sit.json")
-    late = read_json(METRICS / "shift-sit.json")
-    none, nag = late["sde-none"]["shift_late"], late["sde-nag"]
-    title = (
-        f"Late states look {SAID[sign(none)]}; NAG takes the shift to {show(nag['late_ratio'])} of it"
-    )
+    """The study's curves beside the sampled images, under what they show."""
+    numbers = read_json(ROOT / STUDY)
+    curves, late = numbers["curves"], numbers["shift"]
+    none, ratio = late["none"]["shift_late"], late["nag"]["late_ratio"]
+    title = f"Late states look {SAID[sign(none)]}; NAG takes the shift to {show(ratio)} of it"
     note = (
-        f"{TITLES['sit']}, {solver_name(curves['solver'])}, {curves['steps']} steps. "
+        f"{TITLES['sit']}, {solver_name(numbers['sampler'])}, {numbers['steps']} steps. "
         f"Left: {curves['n']} images, 95 % CI. Right: ten seeds, not picked, w = {found['w']:g}."
     )
     images = {arm: states[:, -1] for arm, states in found["states"].items()}
