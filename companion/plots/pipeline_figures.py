@@ -54,8 +54,8 @@ def shift(folder: Path, family: str, stochastic: bool = False, model: str = "") 
         curves |= {"solver": protocol["solver"], "steps": protocol["steps"]}
     late, nag = found[prefix + "none"]["shift_late"], found[prefix + "nag"]["late_ratio"]
     result = {
-        "above": f"late states look noisier; NAG takes the shift to {show(nag)}",
-        "below": f"late states look cleaner; NAG takes the shift to {show(nag)}",
+        "above": f"late states look noisier; NAG leaves {show(nag)} of it",
+        "below": f"late states look cleaner; NAG leaves {show(nag)} of it",
         "inconclusive": "no late shift is shown without guidance",
     }[sign(late)]
     return notebooks.shift(

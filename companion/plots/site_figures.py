@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from companion.plots.style import ARMS, DIM, INK, WIDTH, style
+from companion.plots.style import ARMS, DIM, INK, PALE, WIDTH, style
 
 PAIR = ("none", "nag")
 
@@ -42,18 +42,21 @@ def teaser(
     times: np.ndarray,
     curves: Mapping[str, Mapping],
     images: Mapping[str, np.ndarray],
+    late: float,
     title: str,
     note: str,
 ) -> Figure:
     """Shift curves of both arms, {arm: {"value", "low", "high"}} each (K,), beside ten images
-    (10, H, W) of each from the same seeds."""
+    (10, H, W) of each from the same seeds; t <= `late` is shaded."""
     fig = plt.figure(figsize=(WIDTH, 3.5))
     left, right = fig.subfigures(1, 2, width_ratios=(1.15, 1))
     ax = left.subplots()
     for arm in PAIR:
         _curve(ax, times, curves[arm], arm)
     high = max(max(curves[arm]["high"]) for arm in PAIR)
-    _axis(ax, -0.15 * high, 1.05 * high)
+    _axis(ax, -0.15 * high, 1.3 * high)
+    ax.axvspan(late, 0, color=PALE, alpha=0.4, lw=0, zorder=0)
+    ax.text(late / 2, -0.12 * high, "late", ha="center", fontsize=9, color=DIM)
     ax.set_ylabel("noise shift δ(t)\nabove 0: noisier than scheduled", fontsize=9)
     ax.legend(loc="upper left")
     for ax, arm in zip(right.subplots(2, 1), PAIR, strict=True):

@@ -22,7 +22,7 @@ from companion.plots import site_figures
 from companion.plots.style import TITLES, save, solver_name, style
 from nag import checkpoint
 from nag.data import fashion_mnist
-from nag.shift import estimated_times, forward_states
+from nag.shift import estimated_times, forward_states, late_time
 from nag.support.files import atomic, read_json
 from nag.support.paths import RESULTS, ROOT, WEIGHTS
 from nag.support.uncertainty import show, sign
@@ -71,15 +71,16 @@ def sampled(steps: int = 250, images: int = 10, control: int = 400) -> dict[str,
 def teaser(found: dict[str, Any]) -> Figure:
     """The study's curves beside the sampled images, under what they show."""
     numbers = read_json(ROOT / STUDY)
-    curves, late = numbers["curves"], numbers["shift"]
-    none, ratio = late["none"]["shift_late"], late["nag"]["late_ratio"]
+    curves, shift = numbers["curves"], numbers["shift"]
+    none, ratio = shift["none"]["shift_late"], shift["nag"]["late_ratio"]
     title = f"Late states look {SAID[sign(none)]}; NAG takes the shift to {show(ratio)} of it"
     note = (
         f"{TITLES['sit']}, {solver_name(numbers['sampler'])}, {numbers['steps']} steps. "
         f"Left: {curves['n']} images, 95 % CI. Right: ten seeds, not picked, w = {found['w']:g}."
     )
     images = {arm: states[:, -1] for arm, states in found["states"].items()}
-    return site_figures.teaser(np.array(curves["times"]), curves, images, title, note)
+    times, late = np.array(curves["times"]), late_time("linear")
+    return site_figures.teaser(times, curves, images, late, title, note)
 
 
 def forming(found: dict[str, Any]) -> list[Image.Image]:
