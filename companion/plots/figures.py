@@ -86,8 +86,8 @@ def posterior_density(
     (K,), a panel per t.
 
     `at` picks the nearest of the times; kernel density (Scott, 1992), means marked on the curves
-    (paper, Fig. 1). A few readings far from all others are counted, not drawn. Raises ValueError for an unknown arm, other shapes, a t off the grid, or
-    estimates that are all alike."""
+    (paper, Fig. 1). A few readings far from all others are counted, not drawn. Raises ValueError
+    for an unknown arm, other shapes, a t off the grid, or estimates that are all alike."""
     times, sets = (
         np.asarray(times),
         {arm: sampled[arm] for arm in ordered(sampled)} | {"forward": control},

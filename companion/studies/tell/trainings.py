@@ -162,8 +162,8 @@ def _reason(numbers: Mapping) -> str:
     words = {"better": "better than", "worse": "worse than", "inconclusive": "as good as"}
     each = ", ".join(f"{name} {show(x)} ({words[outcome(x)]} SiT's)" for name, x in found.items())
     return (
-        "The paper's reason is that DDPM's schedule trains a better null branch. How much larger the "
-        "error is without the noise level than with it, DiT over SiT, by range of noise over "
+        "The paper's reason is that DDPM's schedule trains a better null branch. How much larger "
+        "the error is without the noise level than with it, DiT over SiT, by range of noise over "
         f"signal: {each}."
     )
 

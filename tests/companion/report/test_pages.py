@@ -82,7 +82,9 @@ def test_faults_are_found():
 def test_named_rows_lead_to_their_places():
     text = "# C4 here\n\nC4 (Q1), `C4`, [C4](#c4), F99, F10\n```\nC4\n```"
     made = pages.cross_linked(text, "docs/findings.md", {"C4", "Q1", "F10"})
-    wanted = "[C4](claims.md#c4) ([Q1](questions.md#q1)), `C4`, [C4](#c4), F99, [F10](findings.md#f10)"
+    wanted = (
+        "[C4](claims.md#c4) ([Q1](questions.md#q1)), `C4`, [C4](#c4), F99, [F10](findings.md#f10)"
+    )
     assert made == text.replace("C4 (Q1), `C4`, [C4](#c4), F99, F10", wanted)
 
 

@@ -22,7 +22,9 @@ def test_both_arms_start_from_the_same_noise_and_part(found):
 def test_the_title_says_what_was_found(found):
     figure = teaser.teaser(found)
     texts = [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
-    assert any(text.startswith("Late states look noisier than scheduled; NAG takes") for text in texts)
+    assert any(
+        text.startswith("Late states look noisier than scheduled; NAG takes") for text in texts
+    )
 
 
 def test_a_frame_for_every_state(found):
