@@ -11,7 +11,7 @@ from companion.plots.study_figures import line_at
 from companion.plots.style import DIM, WIDTH, arm_style, frame, line, style
 from companion.published import MODELS, fid_ratios
 from companion.studies.tell.words import listed, mini, sampler_name
-from nag.support.uncertainty import Interval, independent_ratio, mean_ratio, outcome, show, verdict
+from nag.support.uncertainty import independent_ratio, mean_ratio, outcome, show, verdict
 
 SPACES = {"first": "classifier", "second": "pixels"}
 LOOKS = {"first": {"marker": "s"}, "second": {"marker": "o"}}
@@ -145,11 +145,11 @@ def judged(numbers: Mapping) -> str:
     return said.pop() if len(said) == 1 else "inconclusive"
 
 
-def null_branches(numbers: Mapping) -> dict[str, Interval]:
+def null_branches(numbers: Mapping) -> dict[str, Mapping]:
     """By range of noise over signal, the DiT's excess of error without the noise level over the
     SiT's, means over the trainings: below 1 the DiT's null branch is the better one."""
 
-    def mean(family: str, name: str) -> Interval:
+    def mean(family: str, name: str) -> Mapping:
         return mean_ratio([of[name] for of in numbers["families"][family]["excess"]])
 
     names = numbers["families"]["sit"]["excess"][0]
