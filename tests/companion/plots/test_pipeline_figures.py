@@ -32,11 +32,11 @@ def nothing_is_clipped(fig):
 
 @pytest.mark.parametrize("family", ["sit", pytest.param("dit", marks=pytest.mark.slow)])
 def test_titles_state_the_numbers_of_the_files(family):
-    late = read_json(RESULTS / f"metrics/shift-{family}.json")["sde-nag"]["shift_late"]["value"]
+    late = read_json(RESULTS / f"metrics/shift-{family}.json")["sde-nag"]["late_ratio"]["value"]
     fig = pipeline_figures.shift(RESULTS, family, True)
-    assert f"with NAG {1000 * late:.1f} [" in title(fig) and nothing_is_clipped(fig)
+    assert f"NAG leaves {late:.2f} [" in title(fig) and nothing_is_clipped(fig)
     ratio = read_json(RESULTS / f"metrics/ratios-{family}.json")["nag over none"]["value"]
-    assert f"is {ratio:.2f} [" in title(pipeline_figures.quality(RESULTS, family))
+    assert f"NAG over unguided: {ratio:.2f} [" in title(pipeline_figures.quality(RESULTS, family))
     w = read_json(RESULTS / f"metrics/tune-{family}.json")["chosen"]["nag"]["w_nag"]
     fig = pipeline_figures.tuning(RESULTS, family)
     assert f"w = {w:g}," in title(fig) and nothing_is_clipped(fig)
