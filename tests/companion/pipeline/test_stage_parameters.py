@@ -222,7 +222,7 @@ def recorded(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def read_once(monkeypatch):
-    """DVC reads a file of parameters anew for every stage; here once for each content."""
+    """DVC reads a file of parameters again for every stage; here once for each content."""
 
     @functools.cache
     def load(path, content):
